@@ -1,0 +1,17 @@
+"""Errors of a user's making: each message is one line that names the thing, its value, what was expected, the fix."""
+
+
+class SDAANetError(Exception):
+    """Base of all errors that the command line prints as one line, leaving with exit code 2."""
+
+
+class ConfigError(SDAANetError):
+    """A setting that cannot work: an unknown name, a value out of range, a combination that contradicts itself."""
+
+
+class DataError(SDAANetError):
+    """Images, masks, lists or folders that are missing, unreadable or do not fit together."""
+
+
+class CheckpointError(SDAANetError):
+    """A checkpoint or weight file that is missing, truncated, of another kind, or does not fit the network."""
