@@ -1,0 +1,157 @@
+"""The losses of SD-AANet: segmentation, self-distillation, and supervised attention (method: steps 6 and 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_aanet.episode import IGNORE, Prediction
+from sd_aanet.errors import ConfigError
+from sd_aanet.models.functional import masked_average_pool
+from sd_aanet.models.sd_aanet import VARIANTS
+
+TEACHERS = ("separate", "integral")
+PUBLISHED_FACTOR = 0.9
+"""The published distillation's own factor, beside T^2 and alpha."""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms before their weights, and their weighted sum; scalars.
+
+    Attributes:
+        main: cross-entropy of the logits.
+        auxiliary: mean over the scales of theirs; 0 where there are none.
+        distillation: SDPM's; 0 without SDPM.
+        support: SAAM's segmentation of the supports; 0 without SAAM.
+        total: main + auxiliary + alpha * distillation + beta * support.
+    """
+
+    main: Tensor
+    auxiliary: Tensor
+    distillation: Tensor
+    support: Tensor
+    total: Tensor
+
+
+def _cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the pixels that are not 255; 0, not NaN, where every pixel is."""
+    counted = (mask != IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(logits.to(_wide(logits)), mask, ignore_index=IGNORE, reduction="sum") / counted
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class Distillation(nn.Module):
+    """Self-distillation of the support's prototypes from one that has seen the query's mask (paper, SDPM).
+
+    The published loss: teacher softmax((p_q + p~_k) / 2T) with p_q pooled from the un-reweighted query, student
+    log-softmax(p~_k / T), times 0.9 T^2. The paper's: teacher the mean of softmax p~_k and softmax p~_q, with p~_q
+    pooled from the reweighted query, student softmax p~_k, T = 1. Both are KL divergences summed over batch and
+    channels and divided by B * C, so that alpha means one thing, and averaged over the K shots.
+
+    Args:
+        variant: "published" or "paper".
+        temperature: T; None takes the variant's own (5 or 1).
+        detach_teacher: stop the gradient at the teacher; None takes the variant's own (no, yes).
+        teacher: for the paper's variant at K > 1. "separate": each shot reweights the query on its own, K teachers.
+            "integral": their mean does, and one teacher, with the mean of the shots' softmax, serves all.
+
+    Raises:
+        ConfigError: an unknown variant or teacher.
+    """
+
+    def __init__(
+        self,
+        variant: str = "published",
+        temperature: float | None = None,
+        detach_teacher: bool | None = None,
+        teacher: str = "separate",
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ConfigError(f"variant '{variant}' is unknown: choose one of {', '.join(VARIANTS)}")
+        if teacher not in TEACHERS:
+            raise ConfigError(f"teacher '{teacher}' is unknown: choose one of {', '.join(TEACHERS)}")
+        self.published = variant == "published"
+        default = 5.0 if self.published else 1.0
+        self.temperature = default if temperature is None else temperature
+        self.detach_teacher = (not self.published) if detach_teacher is None else detach_teacher
+        self.teacher = teacher
+
+    def forward(self, prediction: Prediction, query_mask: Tensor) -> Tensor:
+        """A scalar from a prediction and the query's mask (B, S, S)."""
+        if prediction.reweighting is None:
+            return prediction.logits.new_zeros(())
+        q = prediction.query_features  # (B, C, h, w)
+        students = prediction.support_prototypes.to(_wide(q))  # (B, K, C)
+        u = prediction.reweighting.to(_wide(q))  # (B, K, C)
+        mask = F.interpolate((query_mask == 1)[:, None].to(_wide(q)), q.shape[-2:], mode="nearest")  # (B, 1, h, w)
+        p_q = masked_average_pool(q, mask)[:, None]  # (B, 1, C)
+        t = self.temperature
+        with torch.autocast(q.device.type, enabled=False):
+            if self.published:
+                teacher = F.softmax((p_q + students) / (2 * t), -1)  # (B, K, C)
+            elif self.teacher == "separate":
+                # Pooling is linear in each channel: the pooled reweighted query is the reweighted pooled query.
+                teacher = (F.softmax(students / t, -1) + F.softmax(u * p_q / t, -1)) / 2  # (B, K, C)
+            else:
+                of_supports = F.softmax(students / t, -1).mean(1, keepdim=True)  # (B, 1, C)
+                teacher = (of_supports + F.softmax(u.mean(1, keepdim=True) * p_q / t, -1)) / 2  # (B, 1, C)
+            if self.detach_teacher:
+                teacher = teacher.detach()
+            teacher = teacher.expand_as(students)
+            student = F.log_softmax(students / t, -1)  # (B, K, C)
+            divergence = F.kl_div(student, teacher, reduction="none").mean()  # over B, K and C
+        return divergence * t**2 * (PUBLISHED_FACTOR if self.published else 1.0)
+
+
+class SDAANetLoss(nn.Module):
+    """CE(main) + mean over scales CE(auxiliary) + alpha * distillation + beta * support; CE ignores 255.
+
+    Args:
+        alpha: weight of the distillation (paper: 50).
+        beta: weight of the supports' segmentation (paper: 0.5).
+        auxiliary: weight of the auxiliary logits' mean (1).
+        variant, temperature, detach_teacher, teacher: see `Distillation`.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 50.0,
+        beta: float = 0.5,
+        auxiliary: float = 1.0,
+        variant: str = "published",
+        temperature: float | None = None,
+        detach_teacher: bool | None = None,
+        teacher: str = "separate",
+    ) -> None:
+        super().__init__()
+        self.alpha, self.beta, self.auxiliary = alpha, beta, auxiliary
+        self.distillation = Distillation(variant, temperature, detach_teacher, teacher)
+
+    def forward(self, prediction: Prediction, query_mask: Tensor, support_mask: Tensor) -> LossTerms:
+        """The terms.
+
+        Args:
+            prediction: of the network in train mode.
+            query_mask: (B, S, S) int64 in {0, 1, 255}.
+            support_mask: (B, K, S, S) int64 in {0, 1, 255}.
+        """
+        zero = prediction.logits.new_zeros((), dtype=_wide(prediction.logits))
+        main = _cross_entropy(prediction.logits, query_mask)
+        auxiliary = zero
+        if prediction.auxiliary_logits:
+            auxiliary = torch.stack([_cross_entropy(x, query_mask) for x in prediction.auxiliary_logits]).mean()
+        support = zero
+        if prediction.support_logits is not None:
+            shots = zip(prediction.support_logits.unbind(1), support_mask.unbind(1), strict=True)
+            support = torch.stack([_cross_entropy(logits, mask) for logits, mask in shots]).mean()
+        distillation = self.distillation(prediction, query_mask)
+        total = main + self.auxiliary * auxiliary + self.alpha * distillation + self.beta * support
+        return LossTerms(main, auxiliary, distillation, support, total)
