@@ -86,8 +86,9 @@ def check_same_size(image: Path, image_size: tuple[int, int], mask: Path, mask_s
     """Raise DataError unless an image and its mask, both given as (height, width), have one size."""
     if image_size != mask_size:
         raise DataError(
-            f"mask {mask} is {mask_size[1]}x{mask_size[0]} but its image {image} is {image_size[1]}x{image_size[0]}: "
-            "they must have the same width and height; export the mask again at the image's size"
+            f"mask {mask} is {mask_size[1]}x{mask_size[0]} but its image {image} is "
+            f"{image_size[1]}x{image_size[0]}, expected the same width and height: "
+            "export the mask again at the image's size"
         )
 
 
@@ -104,9 +105,9 @@ def _read(path: Path, what: str, mode: str | None) -> Array8:
             return np.array(picture, dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist: check the data set's folder and its lists") from None
-    # Pillow reports a damaged file as OSError, SyntaxError or ValueError, by format and by where the damage is.
+    # Pillow reports a damaged file as OSError, SyntaxError or ValueError, by format and by place.
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(
-            f"{what} {path} cannot be read ({str(error).splitlines()[0]}), expected a whole image file: "
+            f"{what} {path} cannot be read ({' '.join(str(error).split())}), expected a whole image file: "
             "replace it or take it off the list"
         ) from error

@@ -1,0 +1,311 @@
+"""The LightningDataModule: a data set, a fold and the protocol's switches in, Episode batches out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.seed import pl_worker_init_function
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from sd_aanet.data.episodes import EpisodeDataset, EpisodeSampler, PlaceSampler
+from sd_aanet.data.source import ImageSource, Split
+from sd_aanet.data.transforms import Augment, Preprocess
+from sd_aanet.episode import Episode
+from sd_aanet.errors import ConfigError, SDAANetError
+
+NAMESPACE = "sd_aanet.data."
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Class ids that are trained on, validated on and tested on."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+class EpisodeDataModule(pl.LightningDataModule):
+    """Episodes for training, validation and test; all arguments are primitives.
+
+    Training: base classes of the fold, from the "train" images. Validation: base classes held out of training (or
+    the novel ones), from the "val" images. Test: the novel classes in turn, from the "val" images. Validation and test
+    episodes are functions of (seed, index).
+
+    Args:
+        source: `_target_` (a class under sd_aanet.data) and its arguments but `split`.
+        fold: whose classes are novel.
+        shot: K in training and validation.
+        test_shot: K in the test; None for `shot`.
+        size: side of the input, 8n + 1.
+        resize: "squash" or "keep_aspect".
+        augment: "none", "flip", "published" or "scale"; training only.
+        batch_size: training episodes a step and device.
+        test_batch_size: the same in validation and test.
+        episodes: training episodes an epoch, over all devices; an incomplete last batch is left out.
+        val_episodes: validation episodes.
+        test_episodes: test episodes.
+        seed: of training and validation episodes, of augmentation and of which classes are held out.
+        test_seed: of the test episodes.
+        workers: loader processes; 0 loads in the process itself.
+        min_object_pixels: an image counts for a class from this many pixels on (at its own size); 0 for all.
+        novel_in_train: training images that show a novel class: "background" keeps them, as background, "drop" leaves
+            them out.
+        select_on: what validation sees: "base" (held-out base classes), "novel" (the test's classes: an oracle) or
+            "none" (no validation).
+        held_out: base classes held out of training where `select_on` is "base"; in training they are background.
+
+    Raises:
+        ConfigError: (from `setup`) a setting that cannot work.
+        DataError: (from `setup`) files that are missing or do not fit, or a class with too few images.
+    """
+
+    def __init__(
+        self,
+        source: dict[str, Any],
+        fold: int = 0,
+        shot: int = 1,
+        test_shot: int | None = None,
+        size: int = 473,
+        resize: str = "squash",
+        augment: str = "none",
+        batch_size: int = 4,
+        test_batch_size: int = 4,
+        episodes: int = 1000,
+        val_episodes: int = 200,
+        test_episodes: int = 1000,
+        seed: int = 0,
+        test_seed: int = 0,
+        workers: int = 0,
+        min_object_pixels: int = 2 * 32 * 32,
+        novel_in_train: Literal["background", "drop"] = "background",
+        select_on: Literal["base", "novel", "none"] = "base",
+        held_out: int = 3,
+    ) -> None:
+        super().__init__()
+        self.source_config = source
+        self.fold = fold
+        self.shot = shot
+        self.test_shot = shot if test_shot is None else test_shot
+        self.size = size
+        self.resize = resize
+        self.augment = augment
+        self.batch_size = batch_size
+        self.test_batch_size = test_batch_size
+        self.episodes = episodes
+        self.val_episodes = val_episodes
+        self.test_episodes = test_episodes
+        self.seed = seed
+        self.test_seed = test_seed
+        self.workers = workers
+        self.min_object_pixels = min_object_pixels
+        self.novel_in_train = novel_in_train
+        self.select_on = select_on
+        self.held_out = held_out
+        self.train_data: EpisodeDataset | None = None
+        self.val_data: EpisodeDataset | None = None
+        self.test_data: EpisodeDataset | None = None
+        self._sources: dict[Split, ImageSource] = {}
+        self._pixels: dict[Split, NDArray[np.int64]] = {}
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What a checkpoint carries, so that prediction sees pictures as training did."""
+        return Preprocess(self.size, self.resize)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the data set and index its classes, for "fit", "validate", "test" or (None) all of them."""
+        self._check()
+        if stage in (None, "fit") and self.train_data is None:
+            self.train_data = self._train()
+        if stage in (None, "fit", "validate") and self.val_data is None and self.select_on != "none":
+            classes = self.classes("val").val
+            self.val_data = self._evaluation(classes, self.shot, self.seed, self.val_episodes)
+        if stage in (None, "test") and self.test_data is None:
+            classes = self.classes("val").test
+            self.test_data = self._evaluation(classes, self.test_shot, self.test_seed, self.test_episodes)
+
+    def train_dataloader(self) -> DataLoader[Episode]:
+        """Batches of training episodes, new ones each epoch."""
+        return self._loader(self.train_data, self.batch_size, training=True)
+
+    def val_dataloader(self) -> DataLoader[Episode] | list[DataLoader[Episode]]:
+        """Batches of validation episodes, the same each time; no loader where `select_on` is "none"."""
+        return self._loader(self.val_data, self.test_batch_size) if self.select_on != "none" else []
+
+    def test_dataloader(self) -> DataLoader[Episode]:
+        """Batches of test episodes, the same each time."""
+        return self._loader(self.test_data, self.test_batch_size)
+
+    def classes(self, split: Split = "val") -> ClassSplit:
+        """Which classes are trained on, validated on and tested on.
+
+        Raises:
+            ConfigError: no such fold, or `held_out` leaves no class to train on.
+        """
+        source = self.source(split)
+        if not 0 <= self.fold < source.folds:
+            raise ConfigError(
+                f"fold={self.fold}, expected 0 to {source.folds - 1} for {source.name}: choose one of these folds"
+            )
+        novel = source.fold_classes(self.fold)
+        base = tuple(c for c in range(1, len(source.classes) + 1) if c not in novel)
+        if self.select_on != "base":
+            return ClassSplit(base, novel if self.select_on == "novel" else (), novel)
+        if not 1 <= self.held_out < len(base):
+            raise ConfigError(
+                f"held_out={self.held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: change it, "
+                "or set select_on=none to hold out none"
+            )
+        raw = np.random.PCG64([self.seed, self.fold]).random_raw
+        shuffled = sorted(base, key=lambda c: int(raw()))
+        held_out = tuple(sorted(shuffled[: self.held_out]))
+        return ClassSplit(tuple(c for c in base if c not in held_out), held_out, novel)
+
+    def source(self, split: Split) -> ImageSource:
+        """The images of a split, opened once.
+
+        Raises:
+            ConfigError: `_target_` is none of ours.
+            DataError: what the data set itself raises.
+        """
+        if split not in self._sources:
+            target = str(self.source_config.get("_target_", ""))
+            if not target.startswith(NAMESPACE):
+                raise ConfigError(
+                    f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose dataset=shapes or "
+                    "dataset=pascal5i"
+                )
+            try:
+                self._sources[split] = instantiate(self.source_config, split=split, _convert_="all")
+            except InstantiationException as error:
+                if isinstance(error.__cause__, SDAANetError):  # Hydra wraps the line that the user should see
+                    raise error.__cause__ from None
+                raise
+        return self._sources[split]
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol's switches and the classes by name, as primitives for a result file."""
+        source = next(iter(self._sources.values()), None) or self.source("val")
+        classes = self.classes(source.split)
+        return {
+            "dataset": source.name,
+            "fold": self.fold,
+            "shot": self.shot,
+            "test_shot": self.test_shot,
+            "size": self.size,
+            "resize": self.resize,
+            "augment": self.augment,
+            "min_object_pixels": self.min_object_pixels,
+            "novel_in_train": self.novel_in_train,
+            "select_on": self.select_on,
+            "held_out": self.held_out if self.select_on == "base" else 0,
+            "episodes": self.episodes,
+            "val_episodes": self.val_episodes,
+            "test_episodes": self.test_episodes,
+            "seed": self.seed,
+            "test_seed": self.test_seed,
+            "classes": {
+                stage: [source.classes[c - 1] for c in getattr(classes, stage)]
+                for stage in ("train", "val", "test")
+            },
+        }
+
+    def _check(self) -> None:
+        """Refuse, before any file is read, what cannot work."""
+        for name in (
+            "shot",
+            "test_shot",
+            "batch_size",
+            "test_batch_size",
+            "episodes",
+            "val_episodes",
+            "test_episodes",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}, expected at least 1: set {name}=1 or more")
+        for name in ("seed", "test_seed", "workers", "min_object_pixels"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)}, expected 0 or more: set {name}=0 or more")
+        for name, choices in (
+            ("novel_in_train", ("background", "drop")),
+            ("select_on", ("base", "novel", "none")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one of them"
+                )
+        if self.size < 9 or self.size % 8 != 1:
+            nearest = max(1, round((self.size - 1) / 8)) * 8 + 1
+            raise ConfigError(f"size={self.size}, expected 8n + 1: the nearest good size is {nearest}")
+        self.preprocess, Augment(self.augment)  # raise on an unknown name
+
+    def _train(self) -> EpisodeDataset:
+        classes, source, pixels = self.classes("train"), self.source("train"), self._pixel_counts("train")
+        allowed: NDArray[np.bool_] | None = None
+        if self.novel_in_train == "drop":
+            allowed = np.all(pixels[:, [c - 1 for c in classes.test]] == 0, axis=1)
+        sampler = EpisodeSampler(
+            pixels,
+            classes.train,
+            self.shot,
+            self.seed,
+            min_object_pixels=self.min_object_pixels,
+            allowed=allowed,
+            names=source.classes,
+        )
+        return EpisodeDataset(source, sampler, self.preprocess, Augment(self.augment), self.episodes)
+
+    def _evaluation(self, classes: tuple[int, ...], shot: int, seed: int, episodes: int) -> EpisodeDataset:
+        source = self.source("val")
+        sampler = EpisodeSampler(
+            self._pixel_counts("val"),
+            classes,
+            shot,
+            seed,
+            min_object_pixels=self.min_object_pixels,
+            in_turn=True,
+            names=source.classes,
+        )
+        return EpisodeDataset(source, sampler, self.preprocess, Augment("none"), episodes)
+
+    def _pixel_counts(self, split: Split) -> NDArray[np.int64]:
+        if split not in self._pixels:
+            self._pixels[split] = self.source(split).pixels()
+        return self._pixels[split]
+
+    def _loader(self, data: EpisodeDataset | None, batch: int, training: bool = False) -> DataLoader[Episode]:
+        if data is None:
+            raise RuntimeError("setup() was not called for this stage")
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = PlaceSampler(len(data), rank, world, even=training)
+        if training and len(sampler) < batch:
+            raise ConfigError(
+                f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "
+                f"set episodes={batch * world} or more, or a smaller batch_size"
+            )
+        return DataLoader(
+            data,
+            batch_size=batch,
+            sampler=sampler,
+            drop_last=training,
+            num_workers=self.workers,
+            collate_fn=Episode.collate,
+            worker_init_fn=_start_worker,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker, the workers being the parallelism; and what Lightning does where it is given none."""
+    cv2.setNumThreads(0)
+    pl_worker_init_function(worker)

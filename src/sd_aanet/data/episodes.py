@@ -1,0 +1,202 @@
+"""Episodes as pure functions of (seed, epoch, index): which images, and the tensors made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from sd_aanet.data.source import ImageSource
+from sd_aanet.data.transforms import Augment, Preprocess
+from sd_aanet.episode import Episode
+from sd_aanet.errors import ConfigError, DataError
+
+Place = tuple[int, int]
+"""(epoch, index): where an episode stands. Whoever holds it needs no state to make the episode."""
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """Which images make an episode. Numbers are places in the image source, class ids start at 1."""
+
+    class_id: int
+    query: int
+    supports: tuple[int, ...]
+
+
+class EpisodeSampler:
+    """Draws episodes: a class, a query that shows it, and K other images that show it as supports.
+
+    An episode depends on (seed, epoch, index) alone, never on what was drawn before, by whom or in which order.
+
+    Args:
+        pixels: (N, C) pixels of each class in each image.
+        classes: the class ids to draw from.
+        shot: K, the number of supports.
+        seed: not negative.
+        min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
+        in_turn: take the classes one after the other (evaluation) rather than at random (training).
+        allowed: (N,) bool, the images that may be drawn; all where None.
+        names: the names of classes 1..C for error messages.
+
+    Raises:
+        ConfigError: `shot` is under 1.
+        DataError: classes with fewer than K + 1 images, or no class at all.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[np.int64],
+        classes: Sequence[int],
+        shot: int,
+        seed: int,
+        *,
+        min_object_pixels: int = 2 * 32 * 32,
+        in_turn: bool = False,
+        allowed: NDArray[np.bool_] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if shot < 1:
+            raise ConfigError(f"shot={shot}, expected at least 1 support image: set shot=1 or more")
+        if not classes:
+            raise DataError(
+                "no class is left to draw episodes from, expected at least one: check fold and held_out"
+            )
+        shows = pixels >= max(min_object_pixels, 1)
+        if allowed is not None:
+            shows &= allowed[:, None]
+        self.classes = tuple(classes)
+        self.shot = shot
+        self.seed = seed
+        self.in_turn = in_turn
+        self._images: Mapping[int, NDArray[np.intp]] = {
+            c: np.flatnonzero(shows[:, c - 1]) for c in self.classes
+        }
+        short = {c: len(images) for c, images in self._images.items() if len(images) <= shot}
+        if short:
+            listed = ", ".join(f"{names[c - 1] if names else c} ({count})" for c, count in short.items())
+            raise DataError(
+                f"shot={shot} needs {shot + 1} images of every class, each with at least "
+                f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}: "
+                "lower shot or min_object_pixels, or add images"
+            )
+
+    def images(self, class_id: int) -> tuple[int, ...]:
+        """The images that count for a class."""
+        return tuple(self._images[class_id].tolist())
+
+    def draw(self, epoch: int, index: int) -> EpisodeSpec:
+        """The episode at a place: K distinct supports, none of them the query."""
+        # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
+        raw = np.random.PCG64([self.seed, epoch, index]).random_raw
+        turn = index if self.in_turn else int(raw())
+        class_id = self.classes[turn % len(self.classes)]
+        images = self._images[class_id]
+        chosen: list[int] = []
+        while len(chosen) <= self.shot:
+            image = int(images[int(raw()) % len(images)])
+            if image not in chosen:
+                chosen.append(image)
+        return EpisodeSpec(class_id, chosen[0], tuple(chosen[1:]))
+
+
+class EpisodeDataset(Dataset[Episode]):
+    """Makes the episodes that a sampler draws; holds no state, so that workers cannot fall behind.
+
+    Args:
+        source: the images.
+        sampler: draws the episodes.
+        preprocess: image and mask to S x S, and to tensors.
+        augment: the random views; one draw an image, from (seed, epoch, index, slot).
+        length: episodes an epoch.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        sampler: EpisodeSampler,
+        preprocess: Preprocess,
+        augment: Augment,
+        length: int,
+    ) -> None:
+        self.source = source
+        self.sampler = sampler
+        self.preprocess = preprocess
+        self.augment = augment
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def spec(self, index: int, epoch: int = 0) -> EpisodeSpec:
+        """Which images make the episode at `index`; pictures and masks are had from `source`."""
+        return self.sampler.draw(epoch, index)
+
+    def __getitem__(self, place: int | Place) -> Episode:
+        """One episode as a batch of one.
+
+        Args:
+            place: (epoch, index) as `PlaceSampler` yields them, or an index of epoch 0.
+
+        Raises:
+            IndexError: the index is outside the epoch.
+            DataError: an image or mask cannot be read.
+        """
+        epoch, index = place if isinstance(place, tuple) else (0, place)
+        if not 0 <= index < self.length:
+            raise IndexError(f"episode {index} of an epoch of {self.length}")
+        spec = self.sampler.draw(epoch, index)
+        # Slot 0 would seed the same stream as the episode's own draw, (seed, epoch, index).
+        views = [
+            self._view(image, spec.class_id, (self.sampler.seed, epoch, index, slot))
+            for slot, image in enumerate((spec.query, *spec.supports), start=1)
+        ]
+        images, masks, keys = zip(*views, strict=True)
+        return Episode(
+            query=images[0][None],
+            query_mask=masks[0][None],
+            support=torch.stack(images[1:])[None],
+            support_mask=torch.stack(masks[1:])[None],
+            class_id=torch.tensor([spec.class_id]),
+            index=torch.tensor([index]),
+            query_key=(keys[0],),
+            support_key=(keys[1:],),
+        )
+
+    def _view(self, i: int, class_id: int, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
+        image, mask = self.preprocess.resize_pair(self.source.image(i), self.source.mask(i, class_id))
+        image, mask, view = self.augment(image, mask, seed)
+        key = "" if view is None else self.source.key(i) + view
+        return self.preprocess.normalise(image), torch.from_numpy(mask).long(), key
+
+
+class PlaceSampler(Sampler[Place]):
+    """Yields (epoch, index) in order: the epoch travels with the index, so no worker can hold a stale one.
+
+    Lightning calls `set_epoch` before each epoch.
+
+    Args:
+        length: episodes an epoch, over all devices.
+        rank: this process takes the indices rank, rank + world, ...: none twice, none padded.
+        world: the number of processes.
+        even: leave out the last `length % world` episodes, so that all processes take equally many (training).
+    """
+
+    def __init__(self, length: int, rank: int = 0, world: int = 1, even: bool = False) -> None:
+        self.epoch = 0
+        self._indices = range(rank, length - length % world if even else length, world)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the places that the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Place]:
+        return ((self.epoch, index) for index in self._indices)

@@ -1,0 +1,183 @@
+"""Pictures and masks to the network's size and back, and the random views of training."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sd_aanet.data.source import Array8
+from sd_aanet.episode import IGNORE
+from sd_aanet.errors import ConfigError
+
+if TYPE_CHECKING:
+    import albumentations
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's statistics of RGB in [0, 1], which torchvision's weights expect."""
+MEAN_COLOUR = (124, 116, 104)
+"""The mean as 8-bit RGB: what fills borders, being about 0 once normalised."""
+
+RESIZES = ("squash", "keep_aspect")
+AUGMENTS = ("none", "flip", "published", "scale")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture of any size becomes the network's input; primitives only, so that a checkpoint carries it.
+
+    Args:
+        size: S, the side of the input.
+        resize: "squash" (both sides to S: published) or "keep_aspect" (the longer side to S, the rest padded below
+            or on the right with the mean colour, the mask there 255).
+
+    Raises:
+        ConfigError: an unknown `resize`.
+    """
+
+    size: int
+    resize: str = "squash"
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise ConfigError(
+                f"resize={self.resize!r}, expected one of {', '.join(RESIZES)}: choose one of them"
+            )
+
+    def resize_pair(self, image: Array8, mask: Array8) -> tuple[Array8, Array8]:
+        """Resize a uint8 (H, W, 3) image bilinearly and its (H, W) mask to the nearest pixel, to (S, S)."""
+        height, width = self._inner(image.shape[0], image.shape[1])
+        # Nearest-exact samples pixel centres as bilinear does; plain nearest would shift the mask by half a pixel.
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(
+            np.uint8, copy=False
+        )
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(
+            np.uint8, copy=False
+        )
+        if (height, width) == (self.size, self.size):
+            return image, mask
+        padded = np.empty((self.size, self.size, 3), np.uint8)
+        padded[:] = MEAN_COLOUR
+        padded[:height, :width] = image
+        padded_mask = np.full((self.size, self.size), IGNORE, np.uint8)
+        padded_mask[:height, :width] = mask
+        return padded, padded_mask
+
+    def normalise(self, image: Array8) -> Tensor:
+        """A uint8 (S, S, 3) RGB image as float32 (3, S, S) with ImageNet's mean and deviation taken out."""
+        scale = 1 / (255 * np.asarray(STD, np.float32))
+        shift = -np.asarray(MEAN, np.float32) / np.asarray(STD, np.float32)
+        return torch.from_numpy((image * scale + shift).transpose(2, 0, 1).copy())
+
+    def image(self, image: Array8) -> Tensor:
+        """A uint8 (H, W, 3) RGB image, of any size, as the network's float32 (3, S, S)."""
+        return self.normalise(self.resize_pair(image, np.zeros(image.shape[:2], np.uint8))[0])
+
+    def mask(self, mask: Array8) -> Tensor:
+        """A uint8 (H, W) mask of 0, 1 and 255 as int64 (S, S)."""
+        return torch.from_numpy(self.resize_pair(np.zeros((*mask.shape, 3), np.uint8), mask)[1]).long()
+
+    def restore(self, values: Tensor, original: tuple[int, int]) -> Tensor:
+        """Undo the resizing of a map: crop the padding, then resize bilinearly.
+
+        Args:
+            values: float (..., S, S), a probability or a logit.
+            original: (H, W) of the picture.
+
+        Returns:
+            (..., H, W).
+        """
+        height, width = self._inner(*original)
+        inner = values[..., :height, :width].reshape(1, -1, height, width)
+        # Pixel centres, as cv2.resize has them on the way in.
+        outer = F.interpolate(inner, size=original, mode="bilinear", align_corners=False)
+        return outer.reshape(*values.shape[:-2], *original)
+
+    def _inner(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the picture within the S x S input."""
+        if self.resize == "squash":
+            return self.size, self.size
+        longest = max(height, width)
+        return max(1, round(height * self.size / longest)), max(1, round(width * self.size / longest))
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A random view of an image and its mask, drawn from a seed that the caller makes of the image's place.
+
+    Args:
+        name: "none"; "flip" (left to right, p 0.5); "published" (turned by up to 10 degrees, a 5x5 Gaussian blur, a
+            flip, each p 0.5); "scale" (scaled by 0.8 to 1.25 and turned by up to 10 degrees, p 0.5; a flip, p 0.5).
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+
+    name: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.name not in AUGMENTS:
+            raise ConfigError(
+                f"augment={self.name!r}, expected one of {', '.join(AUGMENTS)}: choose one of them"
+            )
+
+    def __call__(self, image: Array8, mask: Array8, seed: Sequence[int]) -> tuple[Array8, Array8, str | None]:
+        """Draw one view.
+
+        Args:
+            image: uint8 (S, S, 3).
+            mask: uint8 (S, S) of 0, 1 and 255.
+            seed: what the draw depends on; nothing else does it depend on.
+
+        Returns:
+            The image, the mask, and the view's name: "" unchanged, "/flip" flipped, None a view like no other.
+        """
+        if self.name == "none":
+            return image, mask, ""
+        draw = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        if self.name == "flip":
+            if draw % 2:
+                return image, mask, ""
+            return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1]), "/flip"
+        pipeline = _pipeline(self.name)
+        pipeline.set_random_seed(draw)
+        view = pipeline(image=image, mask=mask)
+        # A small object at the border can be turned out of the picture; an episode without one teaches nothing.
+        if (mask == 1).any() and not (view["mask"] == 1).any():
+            return image, mask, None
+        return view["image"], view["mask"], None
+
+
+@functools.cache
+def _pipeline(name: str) -> albumentations.Compose:
+    """The albumentations pipeline of a name, built once a process and seeded anew for each view."""
+    # Only training needs the import, which is slow, and asks the network for a newer version unless told not to.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations as A
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a misspelt argument only warns, and is ignored
+        turn = {
+            "border_mode": cv2.BORDER_CONSTANT,
+            "interpolation": cv2.INTER_LINEAR,
+            "mask_interpolation": cv2.INTER_NEAREST,
+            "fill": MEAN_COLOUR,
+            "fill_mask": IGNORE,
+            "p": 0.5,
+        }
+        flip = A.HorizontalFlip(p=0.5)
+        if name == "published":
+            # 1.1 is the deviation that OpenCV takes for a 5x5 kernel when given none.
+            blur = A.GaussianBlur(blur_limit=(5, 5), sigma_limit=(1.1, 1.1), p=0.5)
+            return A.Compose([A.Rotate(limit=(-10, 10), **turn), blur, flip])
+        return A.Compose([A.Affine(scale=(0.8, 1.25), rotate=(-10, 10), **turn), flip])
