@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Any, Literal
 
 import cv2
@@ -22,9 +22,15 @@ from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, SDAANetError
 
 NAMESPACE = "sd_aanet.data."
+SWITCHES = (
+    *("fold", "shot", "test_shot", "size", "resize", "augment", "episodes", "val_episodes", "test_episodes"),
+    *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out"),
+)
+"""The settings that a result depends on."""
+CHOICES = {"novel_in_train": ("background", "drop"), "select_on": ("base", "novel", "none")}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ClassSplit:
     """Class ids that are trained on, validated on and tested on."""
 
@@ -198,24 +204,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         classes = self.classes(source.split)
         return {
             "dataset": source.name,
-            "fold": self.fold,
-            "shot": self.shot,
-            "test_shot": self.test_shot,
-            "size": self.size,
-            "resize": self.resize,
-            "augment": self.augment,
-            "min_object_pixels": self.min_object_pixels,
-            "novel_in_train": self.novel_in_train,
-            "select_on": self.select_on,
-            "held_out": self.held_out if self.select_on == "base" else 0,
-            "episodes": self.episodes,
-            "val_episodes": self.val_episodes,
-            "test_episodes": self.test_episodes,
-            "seed": self.seed,
-            "test_seed": self.test_seed,
+            **{name: getattr(self, name) for name in SWITCHES},
             "classes": {
-                stage: [source.classes[c - 1] for c in getattr(classes, stage)]
-                for stage in ("train", "val", "test")
+                stage: [source.classes[c - 1] for c in ids]
+                for stage, ids in dataclasses.asdict(classes).items()
             },
         }
 
@@ -235,10 +227,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         for name in ("seed", "test_seed", "workers", "min_object_pixels"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}, expected 0 or more: set {name}=0 or more")
-        for name, choices in (
-            ("novel_in_train", ("background", "drop")),
-            ("select_on", ("base", "novel", "none")),
-        ):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
                     f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one of them"
@@ -286,7 +275,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         if data is None:
             raise RuntimeError("setup() was not called for this stage")
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = PlaceSampler(len(data), rank, world, even=training)
+        sampler = PlaceSampler(len(data), training=training, rank=rank, world=world)
         if training and len(sampler) < batch:
             raise ConfigError(
                 f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "

@@ -178,22 +178,23 @@ class EpisodeDataset(Dataset[Episode]):
 class PlaceSampler(Sampler[Place]):
     """Yields (epoch, index) in order: the epoch travels with the index, so no worker can hold a stale one.
 
-    Lightning calls `set_epoch` before each epoch.
-
     Args:
         length: episodes an epoch, over all devices.
-        rank: this process takes the indices rank, rank + world, ...: none twice, none padded.
+        training: new episodes each epoch, and all processes take equally many (the last `length % world` are left
+            out). Otherwise the episodes of epoch 0 each time, none left out, none padded.
+        rank: this process takes the indices rank, rank + world, ...
         world: the number of processes.
-        even: leave out the last `length % world` episodes, so that all processes take equally many (training).
     """
 
-    def __init__(self, length: int, rank: int = 0, world: int = 1, even: bool = False) -> None:
+    def __init__(self, length: int, *, training: bool, rank: int = 0, world: int = 1) -> None:
+        self.training = training
         self.epoch = 0
-        self._indices = range(rank, length - length % world if even else length, world)
+        self._indices = range(rank, length - length % world if training else length, world)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the places that the next iteration yields."""
-        self.epoch = epoch
+        """Choose the epoch; Lightning calls this before each one, on evaluation's samplers too, which stay at 0."""
+        if self.training:
+            self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._indices)
