@@ -58,7 +58,8 @@ class Decoder(nn.Module):
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
         """The grid of each scale for feature maps of (height, width)."""
         return [
-            (int(height * b), int(width * b)) if isinstance(b, float) and b <= 1 else (int(b), int(b)) for b in self.bins
+            (int(height * b), int(width * b)) if isinstance(b, float) and b <= 1 else (int(b), int(b))
+            for b in self.bins
         ]
 
     def forward(

@@ -35,9 +35,7 @@ def spread_conv3x3(vector: Tensor, weight: Tensor, size: tuple[int, int]) -> Ten
         (N, O, h, w).
     """
     nine = F.conv2d(vector[:, :, None, None].expand(-1, -1, 3, 3), weight, padding=1)  # (N, O, 3, 3)
-    rows, columns = (
-        torch.tensor([0] + [1] * (side - 2) + [2], device=vector.device) for side in size
-    )
+    rows, columns = (torch.tensor([0] + [1] * (side - 2) + [2], device=vector.device) for side in size)
     return nine[:, :, rows[:, None], columns]
 
 
@@ -72,9 +70,7 @@ class AffinityExtractor(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2 * channels, 4 * channels, 3, padding=1)
         self.pools = nn.ModuleList(
-            nn.ModuleDict(
-                {"conv": nn.Conv2d(4 * channels, channels, 1, bias=False), "norm": nn.BatchNorm2d(channels)}
-            )
+            nn.ModuleDict({"conv": nn.Conv2d(4 * channels, channels, 1, bias=False), "norm": nn.BatchNorm2d(channels)})
             for _ in BINS
         )
         self.fuse = nn.Conv2d(8 * channels, channels, 3, padding=1, bias=False)

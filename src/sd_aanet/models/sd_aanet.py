@@ -118,49 +118,64 @@ class SDAANet(nn.Module):
 
     # The backbone ----------------------------------------------------------------------------------------------------
 
-    def _high(self, stage2: Tensor, stage3: Tensor, foreground: Tensor | None) -> Tensor | None:
-        """The prior's features; for supports from a stage 3 multiplied by the foreground (N, 1, h, w)."""
-        if self.prior_stage is None:
-            return None
-        with torch.no_grad():  # the prior mask has no gradient, so nothing behind it needs one
-            if self.prior_stage == 4:
-                return self.backbone.stage4(stage3 if foreground is None else stage3 * foreground.to(stage3.dtype))
-            return (stage2 if self.prior_stage == 2 else stage3).detach()
-
-    def extract(self, image: Tensor, foreground: Tensor | None = None) -> Features:
-        """Backbone features of N images.
-
-        Args:
-            image: (N, 3, S, S).
-            foreground: (N, S, S) in {0, 1} for supports, None for queries. Only the prior's features depend on it.
-        """
+    def mid(self, image: Tensor) -> Tensor:
+        """Stages 3 and 2 of N images, all that depends on the picture alone: (N, 3, S, S) -> (N, C3 + C2, h, w)."""
         with nullcontext() if self.backbone_trainable else torch.no_grad():
             stage2, stage3 = self.backbone.stages23(image)  # (N, C2, h, w), (N, C3, h, w)
-            mask = None if foreground is None else resize(foreground[:, None], stage3.shape[-1])  # (N, 1, h, w)
-            return Features(torch.cat([stage3, stage2], 1), self._high(stage2, stage3, mask))
+            return torch.cat([stage3, stage2], 1)
 
-    def _extract_all(self, query: Tensor, support: Tensor, foreground: Tensor) -> tuple[Features, Features]:
-        """Features of the queries (B) and the supports (B * K, shots innermost)."""
+    def high(self, mid: Tensor, foreground: Tensor | None = None) -> Tensor | None:
+        """The prior's features, made from the mid ones.
+
+        Args:
+            mid: (N, C3 + C2, h, w).
+            foreground: (N, S, S) in {0, 1} for supports, whose stage 3 it multiplies; None for queries.
+
+        Returns:
+            (N, C, h, w) without a gradient, since the prior mask has none; None where the prior is off.
+        """
+        if self.prior_stage is None:
+            return None
+        with torch.no_grad():
+            stage3, stage2 = mid.split([self.backbone.channels[1], self.backbone.channels[0]], 1)
+            if self.prior_stage < 4:
+                return (stage2 if self.prior_stage == 2 else stage3).detach()
+            if foreground is not None:
+                grid = (mid.shape[-2], mid.shape[-1])
+                stage3 = stage3 * resize(foreground[:, None], grid).to(stage3.dtype)  # (N, C3, h, w)
+            return self.backbone.stage4(stage3)
+
+    def extract(self, query: Tensor, support: Tensor, foreground: Tensor) -> tuple[Features, Features]:
+        """Backbone features of queries and supports.
+
+        Args:
+            query: (B, 3, S, S).
+            support: (B, K, 3, S, S).
+            foreground: (B, K, S, S) in {0, 1}.
+
+        Returns:
+            The features of B queries and of B * K supports, shots innermost.
+        """
         batch, shot = support.shape[:2]
         if self.backbone.training:
             # Batch norms in train mode see their batch: the query alone, then each shot alone, as in the published
             # training. Anything else would be another network.
-            of_query = self.extract(query)
-            shots = [self.extract(support[:, k], foreground[:, k]) for k in range(shot)]
-            high = [f.high for f in shots if f.high is not None]
-            of_support = Features(
-                torch.stack([f.mid for f in shots], 1).flatten(0, 1),
-                torch.stack(high, 1).flatten(0, 1) if high else None,
-            )
-            return of_query, of_support
-        # Otherwise every image is on its own, and one pass serves all. The queries' stage 3 is multiplied by one.
-        images = torch.cat([query, support.flatten(0, 1)])  # (B + BK, 3, S, S)
-        masks = torch.cat([torch.ones_like(query[:, 0]), foreground.flatten(0, 1)])  # (B + BK, S, S)
-        both = self.extract(images, masks)
-        split = [batch, batch * shot]
-        mids = both.mid.split(split)
-        highs = (None, None) if both.high is None else both.high.split(split)
-        return Features(mids[0], highs[0]), Features(mids[1], highs[1])
+            mid = self.mid(query)
+            of_query = Features(mid, self.high(mid))
+            shots = []
+            for k in range(shot):
+                mid = self.mid(support[:, k])
+                shots.append(Features(mid, self.high(mid, foreground[:, k])))
+            highs = [f.high for f in shots if f.high is not None]
+            mids = torch.stack([f.mid for f in shots], 1).flatten(0, 1)
+            return of_query, Features(mids, torch.stack(highs, 1).flatten(0, 1) if highs else None)
+        # Otherwise every image is on its own, and one pass serves all; the queries' stage 3 is multiplied by one.
+        mid = self.mid(torch.cat([query, support.flatten(0, 1)]))  # (B + BK, C3 + C2, h, w)
+        high = self.high(mid, torch.cat([torch.ones_like(query[:, 0]), foreground.flatten(0, 1)]))
+        parts = [batch, batch * shot]
+        of_queries, of_supports = mid.split(parts)
+        high_queries, high_supports = (None, None) if high is None else high.split(parts)
+        return Features(of_queries, high_queries), Features(of_supports, high_supports)
 
     # The head --------------------------------------------------------------------------------------------------------
 
@@ -232,4 +247,4 @@ class SDAANet(nn.Module):
         """
         check_size(query.shape[-1])
         foreground = (support_mask == 1).to(query.dtype)  # (B, K, S, S)
-        return self.head(*self._extract_all(query, support, foreground), foreground)
+        return self.head(*self.extract(query, support, foreground), foreground)
