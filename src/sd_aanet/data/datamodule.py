@@ -42,9 +42,9 @@ class ClassSplit:
 class EpisodeDataModule(pl.LightningDataModule):
     """Episodes for training, validation and test; all arguments are primitives.
 
-    Training: base classes of the fold, from the "train" images. Validation: base classes held out of training (or
-    the novel ones), from the "val" images. Test: the novel classes in turn, from the "val" images. Validation and test
-    episodes are functions of (seed, index).
+    Training: base classes of the fold, from the "train" images. Validation: base classes held out of training
+    (or the novel ones), from the "val" images. Test: the novel classes, from the "val" images. Validation and
+    test take their classes in turn, and their episodes are functions of (seed, index).
 
     Args:
         source: `_target_` (a class under sd_aanet.data) and its arguments but `split`.
@@ -63,11 +63,11 @@ class EpisodeDataModule(pl.LightningDataModule):
         test_seed: of the test episodes.
         workers: loader processes; 0 loads in the process itself.
         min_object_pixels: an image counts for a class from this many pixels on (at its own size); 0 for all.
-        novel_in_train: training images that show a novel class: "background" keeps them, as background, "drop" leaves
-            them out.
-        select_on: what validation sees: "base" (held-out base classes), "novel" (the test's classes: an oracle) or
-            "none" (no validation).
-        held_out: base classes held out of training where `select_on` is "base"; in training they are background.
+        novel_in_train: training images that show a novel class: "background" keeps them, as background,
+            "drop" leaves them out.
+        select_on: what validation sees: "base" (held-out base classes), "novel" (the test's classes: an
+            oracle) or "none" (no validation).
+        held_out: how many base classes are held out of training (background there) if `select_on` is "base".
 
     Raises:
         ConfigError: (from `setup`) a setting that cannot work.
@@ -160,7 +160,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         source = self.source(split)
         if not 0 <= self.fold < source.folds:
             raise ConfigError(
-                f"fold={self.fold}, expected 0 to {source.folds - 1} for {source.name}: choose one of these folds"
+                f"fold={self.fold}, expected 0 to {source.folds - 1} for {source.name}: choose one of these"
             )
         novel = source.fold_classes(self.fold)
         base = tuple(c for c in range(1, len(source.classes) + 1) if c not in novel)
@@ -168,8 +168,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             return ClassSplit(base, novel if self.select_on == "novel" else (), novel)
         if not 1 <= self.held_out < len(base):
             raise ConfigError(
-                f"held_out={self.held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: change it, "
-                "or set select_on=none to hold out none"
+                f"held_out={self.held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: "
+                "change it, or set select_on=none to hold out none"
             )
         raw = np.random.PCG64([self.seed, self.fold]).random_raw
         shuffled = sorted(base, key=lambda c: int(raw()))
@@ -187,8 +187,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             target = str(self.source_config.get("_target_", ""))
             if not target.startswith(NAMESPACE):
                 raise ConfigError(
-                    f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose dataset=shapes or "
-                    "dataset=pascal5i"
+                    f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose "
+                    "dataset=shapes or dataset=pascal5i"
                 )
             try:
                 self._sources[split] = instantiate(self.source_config, split=split, _convert_="all")
@@ -230,7 +230,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
-                    f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one of them"
+                    f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one"
                 )
         if self.size < 9 or self.size % 8 != 1:
             nearest = max(1, round((self.size - 1) / 8)) * 8 + 1
@@ -295,6 +295,6 @@ class EpisodeDataModule(pl.LightningDataModule):
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker, the workers being the parallelism; and what Lightning does where it is given none."""
+    """One OpenCV thread a worker; and what Lightning's own function does, which this one displaces."""
     cv2.setNumThreads(0)
     pl_worker_init_function(worker)

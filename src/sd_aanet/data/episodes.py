@@ -32,7 +32,8 @@ class EpisodeSpec:
 class EpisodeSampler:
     """Draws episodes: a class, a query that shows it, and K other images that show it as supports.
 
-    An episode depends on (seed, epoch, index) alone, never on what was drawn before, by whom or in which order.
+    An episode depends on (seed, epoch, index) alone, never on what was drawn before, by whom or in which
+    order.
 
     Args:
         pixels: (N, C) pixels of each class in each image.
@@ -180,8 +181,8 @@ class PlaceSampler(Sampler[Place]):
 
     Args:
         length: episodes an epoch, over all devices.
-        training: new episodes each epoch, and all processes take equally many (the last `length % world` are left
-            out). Otherwise the episodes of epoch 0 each time, none left out, none padded.
+        training: new episodes each epoch, and all processes take equally many (the last `length % world` are
+            left out). Otherwise the episodes of epoch 0 each time, none left out, none padded.
         rank: this process takes the indices rank, rank + world, ...
         world: the number of processes.
     """
@@ -192,7 +193,7 @@ class PlaceSampler(Sampler[Place]):
         self._indices = range(rank, length - length % world if training else length, world)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this before each one, on evaluation's samplers too, which stay at 0."""
+        """Choose the epoch. Lightning calls this before each, also for evaluation, which stays at 0."""
         if self.training:
             self.epoch = epoch
 

@@ -45,7 +45,8 @@ class Pascal5i(ImageSource):
     """PASCAL-5i: fold i of four holds out the classes 5i+1 .. 5i+5, in VOC's order.
 
     Labels come from `SegmentationClassAug` (VOC united with SBD) or, where that folder is absent, from
-    `SegmentationClass`. A line of a list is an image id, or the pair of paths that the field's own lists hold.
+    `SegmentationClass`. A line of a list is an image id, or the pair of paths that the field's own
+    lists hold.
 
     Args:
         root: the folder with JPEGImages, SegmentationClassAug and ImageSets/Segmentation/{train,val}.txt.
@@ -127,8 +128,8 @@ class Pascal5i(ImageSource):
         strange = np.flatnonzero(counts[len(CLASSES) + 1 : IGNORE])
         if len(strange):
             raise DataError(
-                f"mask {self._masks / self._ids[i]}.png holds the index {len(CLASSES) + 1 + strange[0]}, expected "
-                f"0 to {len(CLASSES)} or {IGNORE} (ignore): save it with VOC's class indices"
+                f"mask {self._masks / self._ids[i]}.png holds the index {len(CLASSES) + 1 + strange[0]}, "
+                f"expected 0 to {len(CLASSES)} or {IGNORE} (ignore): save it with VOC's class indices"
             )
         return counts[1 : len(CLASSES) + 1].astype(np.int64)
 

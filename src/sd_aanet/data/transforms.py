@@ -21,7 +21,7 @@ from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError
 
 if TYPE_CHECKING:
-    import albumentations  # type: ignore[import-untyped]
+    import albumentations
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -35,12 +35,12 @@ AUGMENTS = ("none", "flip", "published", "scale")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture of any size becomes the network's input; primitives only, so that a checkpoint carries it.
+    """How a picture of any size becomes the network's input; primitives, so that a checkpoint carries it.
 
     Args:
         size: S, the side of the input.
-        resize: "squash" (both sides to S: published) or "keep_aspect" (the longer side to S, the rest padded below
-            or on the right with the mean colour, the mask there 255).
+        resize: "squash" (both sides to S: published) or "keep_aspect" (the longer side to S, the rest padded
+            below or on the right with the mean colour, the mask there 255).
 
     Raises:
         ConfigError: an unknown `resize`.
@@ -58,7 +58,7 @@ class Preprocess:
     def resize_pair(self, image: Array8, mask: Array8) -> tuple[Array8, Array8]:
         """Resize a uint8 (H, W, 3) image bilinearly and its (H, W) mask to the nearest pixel, to (S, S)."""
         height, width = self._inner(image.shape[0], image.shape[1])
-        # Nearest-exact samples pixel centres as bilinear does; plain nearest would shift the mask by half a pixel.
+        # Nearest-exact samples pixel centres, as bilinear does; plain nearest is half a pixel off.
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(
             np.uint8, copy=False
         )
@@ -117,8 +117,9 @@ class Augment:
     """A random view of an image and its mask, drawn from a seed that the caller makes of the image's place.
 
     Args:
-        name: "none"; "flip" (left to right, p 0.5); "published" (turned by up to 10 degrees, a 5x5 Gaussian blur, a
-            flip, each p 0.5); "scale" (scaled by 0.8 to 1.25 and turned by up to 10 degrees, p 0.5; a flip, p 0.5).
+        name: "none"; "flip" (left to right, p 0.5); "published" (turned by up to 10 degrees, a 5x5 Gaussian
+            blur, a flip, each p 0.5); "scale" (scaled by 0.8 to 1.25 and turned by up to 10 degrees together,
+            a flip, each p 0.5).
 
     Raises:
         ConfigError: an unknown name.
@@ -141,7 +142,7 @@ class Augment:
             seed: what the draw depends on; nothing else does it depend on.
 
         Returns:
-            The image, the mask, and the view's name: "" unchanged, "/flip" flipped, None a view like no other.
+            The image, the mask, and the view's name: "" unchanged, "/flip" flipped, None a view of its own.
         """
         if self.name == "none":
             return image, mask, ""
@@ -151,10 +152,10 @@ class Augment:
                 return image, mask, ""
             return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1]), "/flip"
         pipeline = _pipeline(self.name)
-        # Not set_random_seed: it gives each step the same stream, and rotation, blur and flip then come together.
+        # Not set_random_seed: it gives each step the same stream, so that all of them apply or none.
         pipeline.set_random_state(np.random.default_rng(draw), random.Random(draw))
         view = pipeline(image=image, mask=mask)
-        # A small object at the border can be turned out of the picture; an episode without one teaches nothing.
+        # A small object at the border can leave the picture; an episode without one teaches nothing.
         if (mask == 1).any() and not (view["mask"] == 1).any():
             return image, mask, None
         return view["image"], view["mask"], None
@@ -163,7 +164,7 @@ class Augment:
 @functools.cache
 def _pipeline(name: str) -> albumentations.Compose:
     """The albumentations pipeline of a name, built once a process and seeded anew for each view."""
-    # Only training needs the import, which is slow, and asks the network for a newer version unless told not to.
+    # Only training needs the import; it is slow, and asks the network for a newer version unless told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
 
