@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import cv2
@@ -206,8 +207,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             "dataset": source.name,
             **{name: getattr(self, name) for name in SWITCHES},
             "classes": {
-                stage: [source.classes[c - 1] for c in ids]
-                for stage, ids in dataclasses.asdict(classes).items()
+                stage: [source.classes[c - 1] for c in ids] for stage, ids in dataclasses.asdict(classes).items()
             },
         }
 
@@ -229,9 +229,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 raise ConfigError(f"{name}={getattr(self, name)}, expected 0 or more: set {name}=0 or more")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one"
-                )
+                raise ConfigError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one")
         if self.size < 9 or self.size % 8 != 1:
             nearest = max(1, round((self.size - 1) / 8)) * 8 + 1
             raise ConfigError(f"size={self.size}, expected 8n + 1: the nearest good size is {nearest}")
@@ -281,7 +279,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
-        return DataLoader(
+        return _Loader(
             data,
             batch_size=batch,
             sampler=sampler,
@@ -292,6 +290,17 @@ class EpisodeDataModule(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class _Loader(DataLoader[Episode]):
+    """A DataLoader whose workers' user errors keep their one line; torch puts the traceback into the message."""
+
+    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except SDAANetError as error:
+            line = str(error).strip().splitlines()[-1]
+            raise type(error)(line.partition(f"{type(error).__name__}: ")[2] or line) from error
 
 
 def _start_worker(worker: int) -> None:

@@ -65,9 +65,7 @@ class EpisodeSampler:
         if shot < 1:
             raise ConfigError(f"shot={shot}, expected at least 1 support image: set shot=1 or more")
         if not classes:
-            raise DataError(
-                "no class is left to draw episodes from, expected at least one: check fold and held_out"
-            )
+            raise DataError("no class is left to draw episodes from, expected at least one: check fold and held_out")
         shows = pixels >= max(min_object_pixels, 1)
         if allowed is not None:
             shows &= allowed[:, None]
@@ -75,9 +73,7 @@ class EpisodeSampler:
         self.shot = shot
         self.seed = seed
         self.in_turn = in_turn
-        self._images: Mapping[int, NDArray[np.intp]] = {
-            c: np.flatnonzero(shows[:, c - 1]) for c in self.classes
-        }
+        self._images: Mapping[int, NDArray[np.intp]] = {c: np.flatnonzero(shows[:, c - 1]) for c in self.classes}
         short = {c: len(images) for c, images in self._images.items() if len(images) <= shot}
         if short:
             listed = ", ".join(f"{names[c - 1] if names else c} ({count})" for c, count in short.items())

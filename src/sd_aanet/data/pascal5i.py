@@ -157,7 +157,5 @@ def _read_list(path: Path) -> tuple[str, ...]:
             )
         ids.extend(stems)
     if not ids:
-        raise DataError(
-            f"image list {path} is empty, expected one image id a line: fill it or check dataset.root"
-        )
+        raise DataError(f"image list {path} is empty, expected one image id a line: fill it or check dataset.root")
     return tuple(ids)

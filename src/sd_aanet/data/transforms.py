@@ -51,20 +51,14 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
-            raise ConfigError(
-                f"resize={self.resize!r}, expected one of {', '.join(RESIZES)}: choose one of them"
-            )
+            raise ConfigError(f"resize={self.resize!r}, expected one of {', '.join(RESIZES)}: choose one of them")
 
     def resize_pair(self, image: Array8, mask: Array8) -> tuple[Array8, Array8]:
         """Resize a uint8 (H, W, 3) image bilinearly and its (H, W) mask to the nearest pixel, to (S, S)."""
         height, width = self._inner(image.shape[0], image.shape[1])
         # Nearest-exact samples pixel centres, as bilinear does; plain nearest is half a pixel off.
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(
-            np.uint8, copy=False
-        )
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(
-            np.uint8, copy=False
-        )
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)
         if (height, width) == (self.size, self.size):
             return image, mask
         padded = np.empty((self.size, self.size, 3), np.uint8)
@@ -129,9 +123,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.name not in AUGMENTS:
-            raise ConfigError(
-                f"augment={self.name!r}, expected one of {', '.join(AUGMENTS)}: choose one of them"
-            )
+            raise ConfigError(f"augment={self.name!r}, expected one of {', '.join(AUGMENTS)}: choose one of them")
 
     def __call__(self, image: Array8, mask: Array8, seed: Sequence[int]) -> tuple[Array8, Array8, str | None]:
         """Draw one view.

@@ -1,0 +1,169 @@
+import collections
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sd_aanet.data.transforms import AUGMENTS, Augment, Preprocess
+from sd_aanet.errors import ConfigError
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def painted(height: int = 65, width: int = 65) -> Pair:
+    """An image that is white where its mask is 1, black where it is 0; a shape that no flip or turn maps to itself."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 6 : height // 2, width // 5 : width // 3] = 1
+    mask[height // 2 : 4 * height // 5, width // 5 : 3 * width // 4] = 1
+    return np.repeat(mask[..., None] * 255, 3, axis=-1), mask
+
+
+def agreement(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> float:
+    """The share of the counted pixels at which image and mask say the same."""
+    counted = mask != 255
+    return float(((image[..., 0] > 127) == (mask == 1))[counted].mean())
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+@pytest.mark.parametrize("shape", [(60, 100), (100, 60), (225, 300), (33, 33)])
+def test_mask_follows_image_through_resizing(resize: str, shape: tuple[int, int]) -> None:
+    image, mask = Preprocess(65, resize).resize_pair(*painted(*shape))
+    assert image.shape == (65, 65, 3)
+    assert mask.shape == (65, 65)
+    assert agreement(image, mask) > 0.985
+
+
+def test_keep_aspect_pads_below_or_right_with_the_mean() -> None:
+    preprocess = Preprocess(65, "keep_aspect")
+    image, mask = preprocess.resize_pair(*painted(50, 100))
+    assert (mask[:32] < 255).all()
+    assert (mask[32:] == 255).all()
+    assert preprocess.normalise(image)[:, 32:].abs().max() < 0.02
+    _, mask = preprocess.resize_pair(*painted(100, 50))
+    assert (mask[:, 32:] == 255).all()
+
+
+def test_normalise_is_imagenets() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (torch.from_numpy(image) / 255 - mean) / deviation
+    tensor = Preprocess(9).normalise(image)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    torch.testing.assert_close(tensor, expected.permute(2, 0, 1), rtol=0, atol=1e-5)
+
+
+def test_one_picture_or_mask_alone_as_in_a_pair() -> None:
+    preprocess = Preprocess(33, "keep_aspect")
+    image, mask = painted(40, 70)
+    small, small_mask = preprocess.resize_pair(image, mask)
+    assert torch.equal(preprocess.image(image), preprocess.normalise(small))
+    assert torch.equal(preprocess.mask(mask), torch.from_numpy(small_mask).long())
+    assert preprocess.mask(mask).dtype == torch.int64
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["squash", "keep_aspect"]), st.integers(40, 300), st.integers(40, 300))
+def test_restore_undoes_the_resizing(resize: str, height: int, width: int) -> None:
+    preprocess = Preprocess(129, resize)
+    ramp = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width)).astype(np.uint8)
+    small = preprocess.resize_pair(np.repeat(ramp[..., None], 3, axis=-1), ramp)[0][..., 0]
+    back = preprocess.restore(torch.from_numpy(small).float(), (height, width))
+    assert back.shape == (height, width)
+    # Only the outermost pixels are further off, where bilinear has nothing beyond to go by.
+    assert (back - torch.from_numpy(ramp)).abs().max() < 6
+    assert (back - torch.from_numpy(ramp)).abs().mean() < 1.2
+
+
+def test_restore_keeps_leading_axes() -> None:
+    values = torch.rand(2, 3, 17, 17)
+    whole = Preprocess(17, "keep_aspect").restore(values, (20, 40))
+    assert whole.shape == (2, 3, 20, 40)
+    torch.testing.assert_close(whole[1, 2], Preprocess(17, "keep_aspect").restore(values[1, 2], (20, 40)))
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_mask_follows_image_through_every_view(name: str) -> None:
+    image, mask = painted()
+    different = set()
+    for seed in range(40):
+        view, view_mask, key = Augment(name)(image, mask, [seed])
+        assert view.shape == image.shape
+        assert view_mask.shape == mask.shape
+        assert view.dtype == view_mask.dtype == np.uint8
+        assert set(np.unique(view_mask)) <= {0, 1, 255}
+        # Blur and bilinear sampling move the edge by up to a pixel; out of step would be far below.
+        assert agreement(view, view_mask) > 0.96
+        if name in ("none", "flip"):
+            assert key in ("", "/flip")
+            assert np.array_equal(view, image[:, ::-1] if key else image)
+        else:
+            assert key is None
+        different.add(view.tobytes())
+    assert len(different) == {"none": 1, "flip": 2}.get(name, len(different))
+    assert name in ("none", "flip") or len(different) > 15
+
+
+def test_turning_fills_with_the_mean_and_ignores_what_it_fills() -> None:
+    image, mask = np.full((65, 65, 3), 255, np.uint8), np.ones((65, 65), np.uint8)
+    views = [Augment("published")(image, mask, [seed]) for seed in range(30)]
+    turned = [(view, view_mask) for view, view_mask, _ in views if (view_mask == 255).any()]
+    assert turned
+    for view, view_mask in turned:
+        corners = cv2.erode((view_mask == 255).astype(np.uint8), np.ones((5, 5))) == 1
+        assert np.abs(view[corners].astype(int) - (124, 116, 104)).max(initial=0) <= 12
+
+
+@pytest.mark.parametrize("name", ["flip", "published", "scale"])
+def test_views_depend_on_their_seed_alone(name: str) -> None:
+    pair = painted()
+    first = [Augment(name)(*pair, [3, 1, seed]) for seed in range(6)]
+    np.random.seed(5)
+    again = [Augment(name)(*pair, [3, 1, seed]) for seed in reversed(range(6))][::-1]
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one[0], other[0])
+        assert np.array_equal(one[1], other[1])
+
+
+def test_steps_of_the_published_view_are_independent() -> None:
+    """Rotation, blur and flip each come half of the time, and in all eight combinations."""
+    image, mask = painted()
+    image = (image * 0.5 + np.random.default_rng(0).integers(0, 120, image.shape)).astype(np.uint8)
+    seen: collections.Counter[tuple[bool, bool, bool]] = collections.Counter()
+    sharpness = cv2.Laplacian(image, cv2.CV_32F).std()
+    for seed in range(200):
+        view, view_mask, _ = Augment("published")(image, mask, [seed])
+        turned = bool((view_mask == 255).any())
+        flipped = bool((view_mask[14:28, 33:] == 1).sum() > (view_mask[14:28, :33] == 1).sum())
+        blurred = bool(cv2.Laplacian(view[12:-12, 12:-12], cv2.CV_32F).std() < 0.3 * sharpness)
+        seen[turned, blurred, flipped] += 1
+    for axis in range(3):
+        assert 60 < sum(count for combination, count in seen.items() if combination[axis]) < 140
+    assert len(seen) == 8
+
+
+def test_a_view_never_loses_its_object() -> None:
+    image, mask = painted()
+    mask[:] = 0
+    mask[0, 0] = 1  # any turn puts it outside
+    for seed in range(40):
+        assert (Augment("published")(image, mask, [seed])[1] == 1).any()
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ConfigError, match="resize='crop', expected one of squash, keep_aspect"):
+        Preprocess(65, "crop")
+    with pytest.raises(ConfigError, match="augment='strong', expected one of none, flip, published, scale"):
+        Augment("strong")
+
+
+def test_views_warn_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in AUGMENTS:
+            Augment(name)(*painted(), [0])
