@@ -128,7 +128,12 @@ def mosaic(u: Floats, v: Floats, phase: float) -> Floats:
 
 
 def shaded(u: Floats, v: Floats, phase: float) -> Floats:
-    return np.clip(0.5 + u / 6, 0, 1).astype(np.float32)
+    return np.clip(0.5 + u / 4, 0, 1).astype(np.float32)
+
+
+def plain(u: Floats, v: Floats, phase: float) -> Floats:
+    """The texture of no class, for clutter."""
+    return np.zeros_like(u + v)
 
 
 def _on(where: NDArray[np.bool_]) -> Floats:
