@@ -1,0 +1,165 @@
+"""`sd-aanet predict`: masks, overlays and attention maps of a user's own pictures, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sd_aanet.checkpoint import written_whole
+from sd_aanet.data.source import Array8
+from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
+from sd_aanet.segmenter import FewShotSegmenter, Segmentation, read_picture, read_support
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What counts as a picture in a folder."""
+OURS = ("_mask.png", "_overlay.png", "_attention.png")
+SUPPORTS = "supports.png"
+_COLUMNS = 4
+
+
+def run(config: Mapping[str, Any]) -> Path:
+    """Segment every query from the supports and write, at each query's own size, what was found.
+
+    For a query `dog.jpg`: `dog_mask.png` (indices 0 and 1, with a palette), `dog_overlay.png` and, where the network
+    has SAAM, `dog_attention.png`. `supports.png` shows the supports as they were understood. All input is checked
+    before the first file is written.
+
+    Args:
+        config: `checkpoint`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
+            `class_id`, the object's value in the masks, or None; `device`.
+
+    Returns:
+        The folder that holds the results.
+
+    Raises:
+        ConfigError: a setting that is missing or cannot work, or results that would overwrite an input.
+        DataError: pictures or masks that are missing, unreadable or do not fit.
+        CheckpointError: see `FewShotSegmenter.from_checkpoint`.
+    """
+    pairs = [_pair(text) for text in _list(config, "support")]
+    queries = _queries(_list(config, "query"))
+    out = Path(str(config.get("out") or "predictions"))
+    class_id = _class_id(config.get("class_id"))
+    names = _unique([query.stem for query in queries])
+    _check_out(out, [f"{name}{ending}" for name in names for ending in OURS] + [SUPPORTS], queries, pairs)
+    checkpoint = _list(config, "checkpoint")[0]
+
+    supports = [read_support(image, mask, class_id) for image, mask in pairs]
+    for query in queries:
+        read_picture(query)
+    segmenter = FewShotSegmenter.from_checkpoint(checkpoint, str(config.get("device") or "auto"))
+    segmenter.remember(supports)
+
+    try:
+        _save(_supports_picture(pairs, supports), out / SUPPORTS)
+        found = segmenter.segment_all(queries, batch=1)
+        jobs = zip(queries, names, found, strict=True)
+        for query, name, segmentation in tqdm(
+            jobs, "predict", total=len(queries), unit="image", disable=len(queries) == 1
+        ):
+            for ending, picture in _pictures(read_picture(query), segmentation):
+                _save(picture, out / f"{name}{ending}")
+    except OSError as error:
+        raise DataError(f"out='{out}' cannot be written ({error}): choose another folder") from None
+    endings = ", ".join(f"*{ending}" for ending in (OURS if segmentation.attention is not None else OURS[:2]))
+    print(
+        f"{_count(len(queries), 'query', 'queries')} segmented from {_count(len(supports), 'support', 'supports')}: "
+        f"{out}/ holds {endings}; {SUPPORTS} shows how the supports were understood"
+    )
+    return out
+
+
+def _list(config: Mapping[str, Any], name: str) -> list[str]:
+    """A setting that is one value or a list of them, as strings."""
+    value = config.get(name)
+    values = [value] if isinstance(value, str | Path | int | float) else list(value or ())
+    if not values:
+        example = {"support": "[img1.jpg:mask1.png]", "query": "[a.jpg,b.jpg]", "checkpoint": "best.ckpt"}[name]
+        raise ConfigError(f"{name} is empty: set it, for example {name}={example}")
+    return [str(value) for value in values]
+
+
+def _class_id(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ConfigError(f"class_id={value!r}, expected a whole number from 1 on, or null")
+    return value
+
+
+def _pair(text: str) -> tuple[Path, Path]:
+    """Image and mask, parted by the last colon, for a path may hold one itself."""
+    image, _, mask = text.rpartition(":")
+    if not image or not mask:
+        raise ConfigError(f"support '{text}' is not a pair: write image and mask as img1.jpg:mask1.png")
+    return Path(image), Path(mask)
+
+
+def _queries(entries: Sequence[str]) -> list[Path]:
+    """Files as they are, folders as the pictures in them, by name; our own results among these left out."""
+    queries: list[Path] = []
+    for entry in map(Path, entries):
+        if not entry.is_dir():
+            queries.append(entry)
+            continue
+        found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
+        pictures = [path for path in pictures if not path.name.startswith(".")]
+        if not pictures:
+            raise DataError(f"query folder '{entry}' holds no picture: expected files ending in {', '.join(SUFFIXES)}")
+        queries += pictures
+    return queries
+
+
+def _unique(stems: Sequence[str]) -> list[str]:
+    """The stems, the second of a kind with _2 behind it; case aside, which some file systems do not keep."""
+    taken: set[str] = set()
+    names: list[str] = []
+    for stem in stems:
+        name, number = stem, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _check_out(out: Path, results: Sequence[str], queries: Sequence[Path], pairs: Sequence[tuple[Path, Path]]) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out='{out}' is a file: choose a folder")
+    written = {(out / name).resolve() for name in results}
+    for path in (*queries, *(path for pair in pairs for path in pair)):
+        if path.resolve() in written:
+            raise ConfigError(f"out='{out}' would overwrite the input '{path}': choose another folder")
+
+
+def _supports_picture(pairs: Sequence[tuple[Path, Path]], supports: Sequence[tuple[Array8, Array8]]) -> Image.Image:
+    cells = [
+        (overlay(image, mask, BLUE), f"{path.name}: object {np.mean(mask == 1):.1%}")
+        for (path, _), (image, mask) in zip(pairs, supports, strict=True)
+    ]
+    return grid([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)], side=320)
+
+
+def _pictures(image: Array8, found: Segmentation) -> Iterator[tuple[str, Image.Image]]:
+    """The results of one query, by the end of their names."""
+    mask = Image.fromarray(found.mask, mode="P")
+    mask.putpalette([0, 0, 0, *ORANGE])
+    yield OURS[0], mask
+    yield OURS[1], Image.fromarray(overlay(image, found.mask))
+    if found.attention is not None:
+        yield OURS[2], Image.fromarray(heatmap(found.attention))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with written_whole(path) as temporary:
+        picture.save(temporary)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
