@@ -9,8 +9,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sd_aanet.errors import ConfigError
+
 IGNORE = 255
 """Mask value of pixels that count nowhere: not in a loss, not in a prototype, not in a metric."""
+
+
+def check_size(size: int) -> None:
+    """Raise `ConfigError` unless `size`, the side of the input, is 8n + 1; name the nearest size that is."""
+    if size % 8 != 1 or size < 17:
+        nearest = max(17, 8 * round((size - 1) / 8) + 1)
+        raise ConfigError(f"size={size}, expected 8n + 1: the nearest good size is {nearest}")
 
 
 @dataclass(frozen=True)

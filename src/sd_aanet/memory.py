@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.sd_aanet import Features, SDAANet
+from sd_aanet.models.base import Features, FewShotNetwork
 
 
 class FeatureMemory:
@@ -28,7 +28,7 @@ class FeatureMemory:
         ConfigError: the backbone trains, so its features change.
     """
 
-    def __init__(self, network: SDAANet, budget: float) -> None:
+    def __init__(self, network: FewShotNetwork, budget: float) -> None:
         if network.backbone_trainable or network.backbone_norm != "frozen":
             raise ConfigError(
                 "features=remember needs a backbone that stands still: set backbone.trainable=false and "
@@ -41,7 +41,7 @@ class FeatureMemory:
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def features(self, episode: Episode, foreground: Tensor) -> tuple[Features, Features]:
-        """The features of a batch, as `SDAANet.extract` gives them.
+        """The features of a batch, as `FewShotNetwork.extract` gives them.
 
         Args:
             episode: a batch whose views all have keys.

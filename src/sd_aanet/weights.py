@@ -27,8 +27,8 @@ TORCHVISION = {
     "vgg16_bn": "vgg16_bn-6c64b313.pth",
 }
 """The ImageNet weights ("V1") of torchvision's model zoo; a file's name ends with the start of its SHA-256."""
-CLASSIFIERS = ("fc.", "classifier.")
-"""What an ImageNet classifier has after its backbone; nobody misses it here."""
+OURS = "network.backbone."
+"""Where a checkpoint of ours has its backbone."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class WeightReport:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        unused = f"; not needed: {', '.join(self.unused)}" if self.unused else ""
+        parts = dict.fromkeys(name.partition(".")[0] for name in self.unused)
+        unused = f"; {len(self.unused)} not needed ({', '.join(f'{part}.*' for part in parts)})" if parts else ""
         return f"backbone weights from {self.source}: {self.loaded} tensors, none missing{unused}"
 
 
@@ -60,7 +61,7 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
 
     Args:
         backbone: to fill.
-        source: path of a torchvision state dict (.pth), path of an 8-bit file (.npz, see `read_int8`), or
+        source: path of a torchvision state dict (.pth) or of a checkpoint of ours (.ckpt), path of an 8-bit file (.npz, see `read_int8`), or
             "torchvision://resnet50" and the like, fetched once into torch's cache.
 
     Returns:
@@ -76,6 +77,8 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
     else:
         loaded = safe_load(Path(source))
         state = loaded.get("state_dict", loaded)
+        if any(name.startswith(OURS) for name in state):  # one of our own checkpoints
+            state = {name.removeprefix(OURS): value for name, value in state.items() if name.startswith(OURS)}
     state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
     wanted = backbone.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from sd_aanet.data.episodes import EpisodeDataset, EpisodeSampler, PlaceSampler
 from sd_aanet.data.source import ImageSource, Split
 from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import Episode
+from sd_aanet.episode import Episode, check_size
 from sd_aanet.errors import ConfigError, SDAANetError
 
 NAMESPACE = "sd_aanet.data."
@@ -230,9 +230,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one")
-        if self.size < 9 or self.size % 8 != 1:
-            nearest = max(1, round((self.size - 1) / 8)) * 8 + 1
-            raise ConfigError(f"size={self.size}, expected 8n + 1: the nearest good size is {nearest}")
+        check_size(self.size)
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
     def _train(self) -> EpisodeDataset:

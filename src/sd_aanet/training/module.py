@@ -13,17 +13,17 @@ from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation.metrics import FewShotIoU, episode_counts
 from sd_aanet.memory import FeatureMemory
-from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.models import build_network
 from sd_aanet.training.losses import LossTerms, SDAANetLoss
 
 GIGABYTE = 1024**3
 
 
 class SDAANetModule(pl.LightningModule):
-    """SD-AANet in training, validation and test; all arguments are primitives, so that a checkpoint is safe to load.
+    """A few-shot network in training, validation and test; all arguments are primitives, so that a checkpoint is safe to load.
 
     Args:
-        network: arguments of `SDAANet`.
+        network: arguments of `models.build_network`.
         loss: arguments of `SDAANetLoss` but `variant`, which is the network's.
         preprocess: arguments of `data.transforms.Preprocess`: what prediction must do to a picture.
         classes: the largest class id of the data set, for the metrics.
@@ -46,12 +46,18 @@ class SDAANetModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = SDAANet(**network)
+        self.network = build_network(**network)
         self.loss = SDAANetLoss(variant=network.get("variant", "published"), **loss)
         self.lr, self.momentum, self.weight_decay, self.power = lr, momentum, weight_decay, power
-        self.memory = FeatureMemory(self.network, remember * GIGABYTE) if remember else None
+        self.memory: FeatureMemory | None = None
+        if remember:
+            self.remember(remember)
         self.metrics = torch.nn.ModuleDict({"val": FewShotIoU(classes), "test": FewShotIoU(classes)})
         self.test_rows: list[Tensor] = []
+
+    def remember(self, gigabytes: float) -> None:
+        """From now on remember up to so many gigabytes of backbone features (see `FeatureMemory`)."""
+        self.memory = FeatureMemory(self.network, gigabytes * GIGABYTE)
 
     def forward(self, episode: Episode) -> Prediction:
         """Segment the queries of a batch; no query mask is read."""
@@ -73,7 +79,7 @@ class SDAANetModule(pl.LightningModule):
         return terms.total
 
     def _check_batch(self, episode: Episode) -> None:
-        if self.network.saam is not None and len(episode.query) == 1:
+        if getattr(self.network, "saam", None) is not None and len(episode.query) == 1:
             raise ConfigError(
                 "batch_size=1 on a device: SAAM's first pool is a single cell, whose batch norm needs two episodes; "
                 "set batch_size=2 or more (or model.saam=false)"

@@ -1,0 +1,133 @@
+"""One command, `sd-aanet`, thin: it finds what is asked for, and turns a user's mistake into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sd_aanet.errors import ConfigError, SDAANetError
+
+COMPOSED = {
+    "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
+    "evaluate": ("sd_aanet.evaluation.run", "mIoU and FB-IoU of a checkpoint on classes it never saw"),
+    "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
+}
+"""Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code: 0, or 1 for failed checks, 2 for a user's mistake."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    try:
+        sys.exit(_dispatch(argv))
+    except SDAANetError as error:
+        if debug:
+            raise
+        print(f"sd-aanet: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _dispatch(argv: list[str]) -> int:
+    commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
+        **{name: (lambda rest, n=name: _composed(n, rest), text) for name, (_, text) in COMPOSED.items()},
+        "parity": (_parity, "compare the network with recorded outputs of the published one"),
+        "import-published": (_import_published, "turn a published checkpoint into ours, or ours into a published one"),
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: sd-aanet COMMAND [KEY=VALUE ...] [--debug]\n\nFew-shot segmentation with SD-AANet.\n")
+        print("\n".join(f"  {name:<18}{text}" for name, (_, text) in commands.items()))
+        print("\nsd-aanet COMMAND --help shows its settings; --debug shows tracebacks.")
+        return 0
+    if argv[0] not in commands:
+        raise ConfigError(f"command '{argv[0]}' is unknown: choose one of {', '.join(commands)}")
+    return commands[argv[0]][0](argv[1:])
+
+
+def config_folder() -> Path:
+    """The folder of the configuration: in an installed package, or beside src/ in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+def _composed(name: str, argv: list[str]) -> int:
+    """Compose conf/<name>.yaml with the overrides and run the command, once or for every job of a multirun."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving with 1
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    mistakes: list[SDAANetError] = []
+
+    def task(config: DictConfig) -> Any:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        try:
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            run = importlib.import_module(COMPOSED[name][0]).run
+            return run(plain)
+        except (SDAANetError, MissingMandatoryValue) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            mistakes.append(_mistake(error))
+            return None
+
+    sys.argv = [f"sd-aanet {name}", *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _mistake(error) from error
+    if mistakes:
+        raise mistakes[0]
+    return 0
+
+
+def _mistake(error: Exception) -> SDAANetError:
+    """A user's mistake from whatever it became on its way through Hydra."""
+    if isinstance(error, SDAANetError):
+        return error
+    line = " ".join(str(error).split())
+    if "Missing mandatory value" in line:
+        key = line.split("Missing mandatory value: ")[1].split()[0]
+        return ConfigError(f"{key} is not set: give {key}=... on the command line")
+    return ConfigError(f"{line}; see --help for the settings")
+
+
+def _parity(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser("sd-aanet parity", description="Compare with recorded outputs, in float64.")
+    parser.add_argument("folder", type=Path, help="holds cases.json, official_keys_*.json and one .npz a case")
+    from sd_aanet.evaluation.parity import run_folder
+
+    failed = total = 0
+    for report in run_folder(parser.parse_args(argv).folder):
+        print(report, flush=True)
+        failed, total = failed + (not report.passed), total + 1
+    print(f"{total - failed} of {total} cases hold")
+    return int(failed > 0)
+
+
+def _import_published(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser("sd-aanet import-published", description="Published checkpoint <-> ours.")
+    parser.add_argument("source", type=Path, help="the file to read")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--export", action="store_true", help="source is ours, out gets the published names")
+    given = parser.parse_args(argv)
+    from sd_aanet.checkpoint import export_published, import_published
+
+    if given.export:
+        export_published(given.source, given.out)
+        print(f"written: {given.out}, in the published names")
+    else:
+        print(f"written: {given.out}, a network with {import_published(given.source, given.out)}")
+    return 0

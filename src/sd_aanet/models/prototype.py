@@ -1,0 +1,54 @@
+"""The untrained reference: masked-average prototypes of the supports, compared with the query by cosine."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sd_aanet.episode import Prediction
+from sd_aanet.models.backbone import Stride
+from sd_aanet.models.base import Features, FewShotNetwork
+from sd_aanet.models.functional import masked_average_pool, resize
+
+
+class CosinePrototype(FewShotNetwork):
+    """Foreground and background prototypes; each position of the query takes the nearer one. Nothing is learnt.
+
+    Args:
+        backbone, stride_on, backbone_trainable, backbone_norm: see `FewShotNetwork`.
+        stage: whose features are compared, 2 or 3.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        stride_on: Stride = "3x3",
+        stage: int = 3,
+        backbone_trainable: bool = False,
+        backbone_norm: str = "frozen",
+    ) -> None:
+        super().__init__(backbone, stride_on, None, backbone_trainable, backbone_norm)
+        first = self.backbone.channels[1]  # the mid features are stage 3, then stage 2
+        self.channels = slice(0, first) if stage == 3 else slice(first, None)
+
+    def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
+        """See `FewShotNetwork.head`; the logits are cosines."""
+        batch, shot = foreground.shape[:2]
+        q, s = query.mid[:, self.channels], support.mid[:, self.channels]  # (B, C, h, w), (BK, C, h, w)
+        mask = resize(foreground, (q.shape[-2], q.shape[-1])).flatten(0, 1)[:, None]  # (BK, 1, h, w)
+        each = torch.stack([masked_average_pool(s, 1 - mask), masked_average_pool(s, mask)], 1)  # (BK, 2, C)
+        shots = each.unflatten(0, (batch, shot))  # (B, K, 2, C)
+        both = F.normalize(shots.mean(1), dim=-1)  # (B, 2, C)
+        cosine = torch.einsum("bchw,bpc->bphw", F.normalize(q.to(both.dtype), dim=1), both)  # (B, 2, h, w)
+        return Prediction(
+            logits=resize(cosine, (foreground.shape[-2], foreground.shape[-1])),
+            auxiliary_logits=(),
+            support_logits=None,
+            attention=None,
+            prior=None,
+            prototype=both[:, 1],
+            support_prototypes=shots[:, :, 1],
+            reweighting=None,
+            query_features=q,
+        )

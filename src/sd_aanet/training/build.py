@@ -1,0 +1,106 @@
+"""From a composed configuration, as plain values, to the module, the data and the trainer's settings."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.errors import ConfigError
+from sd_aanet.training.module import SDAANetModule
+from sd_aanet.weights import load_backbone_weights, stride_of
+
+logger = logging.getLogger(__name__)
+Config = dict[str, Any]
+
+
+def network_arguments(backbone: Config, model: Config) -> Config:
+    """The arguments of `models.build_network`, every `auto` resolved.
+
+    Args:
+        backbone: conf/backbone/*.yaml.
+        model: conf/model/*.yaml.
+    """
+    weights, trainable, norm = backbone["weights"], backbone["trainable"], backbone["norm"]
+    trainable = (weights is None) if trainable == "auto" else trainable
+    arguments = {
+        **{key: value for key, value in model.items() if key != "loss"},
+        "backbone": backbone["name"],
+        "stride_on": stride_of(weights) if backbone["stride_on"] == "auto" else backbone["stride_on"],
+        "backbone_trainable": trainable,
+        "backbone_norm": ("batch" if trainable else "frozen") if norm == "auto" else norm,
+    }
+    if model["method"] == "sd_aanet":
+        arguments |= {"channels": backbone["head_channels"], "prior_stage": backbone["prior_stage"]}
+    return arguments
+
+
+def build_module(config: Config, classes: int, preprocess: Config, **settings: Any) -> SDAANetModule:
+    """An untrained module with its backbone's weights, saying aloud where these come from.
+
+    Args:
+        config: with `backbone` and `model`.
+        classes: the largest class id of the data set.
+        preprocess: arguments of `Preprocess`.
+        settings: further arguments of `SDAANetModule`.
+    """
+    arguments = network_arguments(config["backbone"], config["model"])
+    module = SDAANetModule(arguments, dict(config["model"]["loss"]), preprocess, classes, **settings)
+    weights = config["backbone"]["weights"]
+    if weights is None:
+        state = "trains with the head" if arguments["backbone_trainable"] else "does NOT train: it stays random"
+        logger.info("backbone %s starts from random weights and %s", config["backbone"]["name"], state)
+    else:
+        logger.info("%s", load_backbone_weights(module.network.backbone, str(weights)))
+    return module
+
+
+def open_data(source: Config, **settings: Any) -> EpisodeDataModule:
+    """A DataModule over conf/dataset/*.yaml's `source`."""
+    return EpisodeDataModule(source=dict(source), **settings)
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """`auto`: bf16-mixed where the device computes bfloat16 natively, else 32-true; anything else stays."""
+    if precision != "auto":
+        return precision
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if native else "32-true"
+
+
+def trainer_settings(strategy: Config, precision: str) -> Config:
+    """What every Trainer here gets: devices, precision, and quiet.
+
+    Raises:
+        ConfigError: the machine does not have what the strategy asks for.
+    """
+    if strategy["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("strategy asks for a GPU, and torch sees none here: set strategy=cpu or strategy=auto")
+    return {
+        **{key: strategy[key] for key in ("accelerator", "devices", "strategy", "num_nodes")},
+        "precision": resolve_precision(precision, strategy["accelerator"]),
+        "use_distributed_sampler": False,  # the data module shards episodes itself, without padding
+        "enable_model_summary": False,
+    }
+
+
+def link_latest(out: Path) -> None:
+    """Make `latest` beside the runs point to this one, so that the next command finds it."""
+    root = next((parent for parent in out.parents if parent.name == "runs"), None)
+    if root is not None:
+        temporary = root / f".latest.{out.name}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(out.resolve().relative_to(root.resolve()), target_is_directory=True)
+        temporary.replace(root / "latest")
+
+
+def quiet() -> None:
+    """Lightning's advice and banners are not for the users of a command."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
