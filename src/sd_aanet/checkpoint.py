@@ -61,7 +61,7 @@ def _is_published(checkpoint: Mapping[str, Any]) -> bool:
     return isinstance(state, Mapping) and any("down_query" in str(name) for name in state)
 
 
-def _save(module: SDAANetModule, path: Path) -> None:
+def save_module(module: SDAANetModule, path: Path) -> None:
     """Write what `load_module` and a Lightning trainer read."""
     checkpoint = {
         "state_dict": module.state_dict(),
@@ -101,7 +101,7 @@ def import_published(source: Path, out: Path, classes: int | None = None) -> str
     except RuntimeError as error:
         line = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{source}' does not fit: {line}") from None
-    _save(module, out)
+    save_module(module, out)
     return backbone
 
 

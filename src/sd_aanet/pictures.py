@@ -121,7 +121,7 @@ def grid(rows: Sequence[Sequence[Captioned | None]], titles: Sequence[str] = (),
             x = _GAP + column * (side + _GAP)
             canvas.paste(picture, (x, y))
             for i, text in enumerate(caption):
-                draw.text((x, y + heights[number] + 2 + i * line), text, (60, 60, 60), font)
+                draw.text((x, y + picture.height + 2 + i * line), text, (60, 60, 60), font)
         y += heights[number] + lines[number] * line + 2 * _GAP
     return canvas
 

@@ -1,0 +1,333 @@
+"""FewShotSegmenter: the same as the network itself, at any picture's size, and one clear line for bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd_aanet.checkpoint import save_module
+from sd_aanet.data.transforms import Preprocess
+from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
+from sd_aanet.segmenter import FewShotSegmenter, Segmentation, foreground_of, read_picture, read_support
+from sd_aanet.training.module import SDAANetModule
+
+NETWORK = {
+    "backbone": "resnet18",
+    "channels": 16,
+    "prior_stage": 3,
+    "backbone_trainable": True,
+    "backbone_norm": "batch",
+}
+
+
+def make_module(resize: str = "squash", **network: object) -> SDAANetModule:
+    torch.manual_seed(0)
+    preprocess = {"size": 65, "resize": resize}
+    return SDAANetModule(network=NETWORK | network, loss={}, preprocess=preprocess, classes=20).eval()
+
+
+def make_segmenter(resize: str = "squash", **network: object) -> FewShotSegmenter:
+    module = make_module(resize, **network)
+    return FewShotSegmenter(module.network, Preprocess(**module.hparams["preprocess"]), device="cpu")
+
+
+def picture(seed: int, height: int = 60, width: int = 90) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height)))
+
+
+def mask(height: int = 60, width: int = 90, value: int = 1) -> np.ndarray:
+    drawn = np.zeros((height, width), np.uint8)
+    drawn[10:45, 15:60] = value
+    return drawn
+
+
+def supports(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(picture(i, 60 + 7 * i, 90), mask(60 + 7 * i, 90)) for i in range(count)]
+
+
+def close(a: Segmentation, b: Segmentation) -> bool:
+    assert a.attention is not None
+    assert b.attention is not None
+    same = np.allclose(a.probability, b.probability, atol=1e-5)
+    return same and np.allclose(a.attention, b.attention, atol=1e-4)
+
+
+@contextmanager
+def refused(error: type[SDAANetError], *words: str) -> Iterator[None]:
+    """The block raises `error` with one line that holds all the words."""
+    with pytest.raises(error) as raised:
+        yield
+    message = str(raised.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+@pytest.mark.parametrize("shot", [1, 3])
+@pytest.mark.parametrize("network", [{}, {"saam": False}, {"prior_stage": 4, "sdpm": False}, {"prior": False}])
+def test_it_is_the_networks_own_forward(resize: str, shot: int, network: dict[str, object]) -> None:
+    segmenter = make_segmenter(resize, **network)
+    query = picture(9, 130, 70)
+    segmenter.remember(supports(shot))
+    found = segmenter.segment(query)
+
+    preprocess = segmenter.preprocess
+    pairs = [preprocess.resize_pair(*pair) for pair in supports(shot)]
+    with torch.no_grad():
+        logits = segmenter.network(
+            preprocess.image(query)[None],
+            torch.stack([preprocess.normalise(image) for image, _ in pairs])[None],
+            torch.stack([torch.from_numpy(values).long() for _, values in pairs])[None],
+        ).logits
+    expected = preprocess.restore(logits.softmax(1)[0, 1], (130, 70)).numpy()
+    np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+    np.testing.assert_array_equal(found.mask, found.probability > 0.5)
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+@pytest.mark.parametrize("size", [(40, 200), (201, 33), (65, 65)])
+def test_results_have_the_pictures_own_size(resize: str, size: tuple[int, int]) -> None:
+    segmenter = make_segmenter(resize)
+    segmenter.remember(supports(1))
+    found = segmenter.segment(picture(3, *size))
+    assert found.attention is not None
+    assert found.mask.shape == found.probability.shape == found.attention.shape == size
+    assert found.mask.dtype == np.uint8
+    assert found.probability.dtype == found.attention.dtype == np.float32
+    assert set(np.unique(found.mask)) <= {0, 1}
+    assert 0 <= found.probability.min() <= found.probability.max() <= 1
+    assert found.attention.min() == pytest.approx(0, abs=1e-5)
+    assert found.attention.max() == pytest.approx(1, abs=1e-5)
+
+
+def test_without_saam_there_is_no_attention() -> None:
+    segmenter = make_segmenter(saam=False)
+    segmenter.remember(supports(1))
+    assert segmenter.segment(picture(3)).attention is None
+
+
+def test_the_order_of_the_supports_is_nothing() -> None:
+    segmenter = make_segmenter()
+    segmenter.remember(supports(5))
+    forward = segmenter.segment(picture(7))
+    segmenter.remember(supports(5)[::-1], batch=2)
+    assert close(forward, segmenter.segment(picture(7)))
+
+
+def test_many_queries_are_each_as_if_alone() -> None:
+    segmenter = make_segmenter()
+    segmenter.remember(supports(2))
+    queries = [picture(i, 50 + i, 80 - i) for i in range(5)]
+    together = list(segmenter.segment_all(queries, batch=3))
+    assert len(together) == 5
+    assert all(close(segmenter.segment(query), found) for query, found in zip(queries, together, strict=True))
+
+
+def test_queries_are_read_as_they_are_needed() -> None:
+    segmenter = make_segmenter()
+    segmenter.remember(supports(1))
+    found = segmenter.segment_all((picture(i) if i < 2 else pytest.fail("read too early") for i in range(9)), batch=2)
+    assert next(found).mask.shape == (60, 90)
+
+
+def test_what_was_remembered_stays_and_is_replaced() -> None:
+    segmenter = make_segmenter()
+    segmenter.remember(supports(2))
+    first = segmenter.segment(picture(7))
+    segmenter.segment(picture(8))
+    assert close(first, segmenter.segment(picture(7)))
+    with pytest.raises(DataError):
+        segmenter.remember([(picture(1), mask(value=0))])
+    assert close(first, segmenter.segment(picture(7)))
+    segmenter.remember(supports(1))
+    alone = make_segmenter()
+    alone.remember(supports(1))
+    assert close(alone.segment(picture(7)), segmenter.segment(picture(7)))
+
+
+def test_supports_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = make_segmenter()
+    seen: list[int] = []
+    mid = segmenter.network.mid
+    monkeypatch.setattr(segmenter.network, "mid", lambda images: (seen.append(len(images)), mid(images))[1])
+    segmenter.remember(supports(5), batch=4)
+    for i in range(3):
+        segmenter.segment(picture(i))
+    assert seen == [4, 1, 1, 1, 1]
+
+
+# What it reads
+
+
+def test_files_pictures_and_arrays_mean_the_same(tmp_path: Path) -> None:
+    image, drawn = picture(0), mask()
+    Image.fromarray(image).save(tmp_path / "image.png")
+    palette = Image.fromarray(drawn, mode="P")
+    palette.putpalette([9, 9, 9, 200, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(drawn * 255).save(tmp_path / "painted.png")
+    Image.fromarray(drawn.astype(bool)).save(tmp_path / "bits.png")
+    Image.fromarray(drawn.astype(np.uint16) * 65535).save(tmp_path / "deep.png")
+    Image.merge("LA", [Image.new("L", (90, 60), 255), Image.fromarray(drawn * 255)]).save(tmp_path / "layer.png")
+    masks = [tmp_path / f"{name}.png" for name in ("palette", "painted", "bits", "deep", "layer")]
+    masks += [str(masks[0]), palette, Image.fromarray(drawn), drawn, drawn.astype(bool), drawn.astype(np.int64) * 7]
+    for source in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(image), image):
+        for meaning in masks:
+            read, values = read_support(source, meaning)
+            np.testing.assert_array_equal(read, image)
+            np.testing.assert_array_equal(values, drawn)
+
+
+def test_photographs_are_turned_as_a_viewer_turns_them(tmp_path: Path) -> None:
+    shown = picture(0, 60, 90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by 90 degrees clockwise
+    stored = Image.fromarray(np.rot90(shown).copy())
+    stored.save(tmp_path / "phone.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "phone.png"), shown)
+    with Image.open(tmp_path / "phone.png") as opened:
+        np.testing.assert_array_equal(read_picture(opened), shown)
+    read_support(tmp_path / "phone.png", mask(60, 90))
+    segmenter = make_segmenter()
+    segmenter.remember([(tmp_path / "phone.png", mask(60, 90))])
+    assert segmenter.segment(tmp_path / "phone.png").mask.shape == (60, 90)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 3), (8, 9, 4)])
+def test_arrays_may_be_grey_or_have_an_alpha_channel(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    assert read_picture(values).shape == (8, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("present", "class_id", "meaning"),
+    [
+        ((0, 1), None, (0, 1)),
+        ((0, 1, 255), None, (0, 1, 255)),
+        ((0, 255), None, (0, 1)),
+        ((0, 15), None, (0, 1)),
+        ((0, 15, 255), None, (0, 1, 255)),
+        ((3,), None, (1,)),
+        ((1, 255), None, (1, 255)),
+        ((0, 1, 15, 255), 15, (0, 0, 1, 255)),
+        ((0, 1, 15, 255), 1, (0, 1, 0, 255)),
+        ((0, 1, 255), 255, (0, 0, 1)),
+        ((0, 26001), None, (0, 1)),
+    ],
+)
+def test_which_value_is_the_object(present: tuple[int, ...], class_id: int | None, meaning: tuple[int, ...]) -> None:
+    found = foreground_of(np.array([present]), class_id)
+    assert found.dtype == np.uint8
+    assert tuple(found[0].tolist()) == meaning
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("present", "class_id", "words"),
+    [
+        ((0, 0), None, ("no foreground", "only 0")),
+        ((255, 255), None, ("no foreground", "only 255")),
+        ((0, 1), 7, ("no foreground of class_id=7", "only 0, 1")),
+        ((0, 3, 7, 255), None, ("2 classes", "3, 7", "class_id")),
+        (tuple(range(200)), None, ("199 classes", "... 199", "JPEG")),
+    ],
+)
+def test_masks_without_one_object(present: tuple[int, ...], class_id: int | None, words: tuple[str, ...]) -> None:
+    with refused(DataError, "'m.png'", *words):
+        foreground_of(np.array([present]), class_id, "'m.png'")
+
+
+def test_background_is_no_class() -> None:
+    with refused(ConfigError, "class_id=0"):
+        foreground_of(np.array([[0, 1]]), 0)
+
+
+def test_pictures_and_masks_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(picture(0)).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    Image.fromarray(mask()).convert("RGB").save(tmp_path / "colours.png")
+    Image.fromarray(mask(30, 40)).save(tmp_path / "small.png")
+    good = picture(0)
+    for name, words in {"absent.png": ["does not exist"], "text.png": ["cannot be read"], "half.jpg": ["read"]}.items():
+        with refused(DataError, name, *words):
+            read_picture(tmp_path / name)
+        with refused(DataError, name, *words):
+            read_support(good, tmp_path / name)
+    with refused(DataError, str(tmp_path), "cannot be read"):
+        read_picture(tmp_path)
+    with refused(DataError, "colours.png", "holds colours (mode RGB)", "palette or grey"):
+        read_support(good, tmp_path / "colours.png")
+    with refused(DataError, "small.png", "40x30", "90x60", "whole.jpg"):
+        read_support(tmp_path / "whole.jpg", tmp_path / "small.png")
+    with refused(DataError, "query", "float64", "uint8"):
+        read_picture(np.zeros((8, 8, 3)), "query")  # type: ignore[arg-type]
+    with refused(DataError, "support 2", "(60, 90, 3)"):
+        read_support(good, good, name="support 2")
+
+
+def test_nothing_to_remember_and_nothing_remembered() -> None:
+    segmenter = make_segmenter()
+    with refused(ConfigError, "remember"):
+        segmenter.segment(picture(0))
+    with refused(ConfigError, "remember"):
+        segmenter.segment_all([])
+    with refused(DataError, "empty"):
+        segmenter.remember([])
+
+
+def test_an_object_that_no_feature_sees_is_refused() -> None:
+    dot = np.zeros((600, 900), np.uint8)
+    dot[300, 305] = 1
+    with refused(DataError, "support 2", "1 of 540000 pixels", "crop"):
+        make_segmenter().remember([(picture(0), mask()), (picture(0, 600, 900), dot)])
+
+
+# Checkpoints and devices
+
+
+def test_a_checkpoint_brings_network_and_preprocessing(tmp_path: Path) -> None:
+    module = make_module("keep_aspect")
+    save_module(module, tmp_path / "best.ckpt")
+    loaded = FewShotSegmenter.from_checkpoint(tmp_path / "best.ckpt", device="cpu")
+    assert loaded.preprocess == Preprocess(65, "keep_aspect")
+    loaded.remember(supports(1))
+    expected = make_segmenter("keep_aspect")
+    expected.remember(supports(1))
+    assert close(expected.segment(picture(5)), loaded.segment(picture(5)))
+
+
+def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+    save_module(make_module(), tmp_path / "whole.ckpt")
+    data = (tmp_path / "whole.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(data[: len(data) // 2])
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.ckpt")
+    for name, word in {"absent": "does not exist", "half": "truncated", "other": "not one of sd-aanet"}.items():
+        with refused(CheckpointError, f"{name}.ckpt", word):
+            FewShotSegmenter.from_checkpoint(tmp_path / f"{name}.ckpt")
+
+
+def test_devices_that_are_not_here() -> None:
+    network = make_module().network
+    with refused(ConfigError, "device=gpu", "auto, cpu or cuda"):
+        FewShotSegmenter(network, Preprocess(65), device="gpu")
+    if not torch.cuda.is_available():
+        with refused(ConfigError, "device=cuda", "no CUDA"):
+            FewShotSegmenter(network, Preprocess(65), device="cuda")
+
+
+def test_a_size_that_is_not_8n_plus_1() -> None:
+    with refused(ConfigError, "64", "65"):
+        FewShotSegmenter(make_module().network, Preprocess(64))
