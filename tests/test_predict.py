@@ -1,0 +1,244 @@
+"""`sd-aanet predict`: what it writes, what it leaves alone, and what it refuses before it writes anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd_aanet import cli
+from sd_aanet.checkpoint import save_module
+from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
+from sd_aanet.predict import _queries, _unique, run
+from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.training.module import SDAANetModule
+
+
+def save_tiny(path: Path, **network: object) -> Path:
+    torch.manual_seed(0)
+    settings = {"backbone": "resnet18", "channels": 16, "prior_stage": 3, "backbone_trainable": True}
+    preprocess = {"size": 65, "resize": "keep_aspect"}
+    module = SDAANetModule(network=settings | network, loss={}, preprocess=preprocess, classes=20)
+    last = module.network.get_submodule("decoder.classifier")[-1]  # type: ignore[index]
+    torch.nn.init.normal_(last.weight, std=50)  # so that an untrained network finds something
+    torch.nn.init.zeros_(last.bias)
+    save_module(module, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("predict") / "tiny.ckpt")
+
+
+def save_picture(path: Path, height: int = 40, width: int = 60, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    return path
+
+
+def save_mask(path: Path, height: int = 40, width: int = 60, value: int = 255) -> Path:
+    drawn = np.zeros((height, width), np.uint8)
+    drawn[5:30, 10:50] = value
+    Image.fromarray(drawn).save(path)
+    return path
+
+
+@pytest.fixture
+def config(checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
+    """Settings that work: one support, one query."""
+    image, mask = save_picture(tmp_path / "in/cat.jpg"), save_mask(tmp_path / "in/cat_drawn.png")
+    query = save_picture(tmp_path / "in/dog.jpg", 50, 30, seed=1)
+    return {
+        "checkpoint": str(checkpoint),
+        "support": [f"{image}:{mask}"],
+        "query": [str(query)],
+        "out": str(tmp_path / "out"),
+        "class_id": None,
+        "device": "cpu",
+    }
+
+
+def written(out: str) -> set[str]:
+    return {path.name for path in Path(out).iterdir()}
+
+
+def test_it_writes_what_the_segmenter_finds(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(config) == Path(config["out"])
+    assert written(config["out"]) == {"dog_mask.png", "dog_overlay.png", "dog_attention.png", "supports.png"}
+    segmenter = FewShotSegmenter.from_checkpoint(config["checkpoint"], "cpu")
+    segmenter.remember([tuple(config["support"][0].split(":"))])
+    with Image.open(f"{config['out']}/dog_mask.png") as mask:
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.array(mask), segmenter.segment(config["query"][0]).mask)
+        assert set(np.unique(mask)) == {0, 1}
+    for name in ("dog_overlay.png", "dog_attention.png"):
+        with Image.open(f"{config['out']}/{name}") as picture:
+            assert picture.size == (30, 50)
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert config["out"] in captured.out
+    assert captured.err == ""  # a bar for one picture would be noise
+
+
+def test_masks_can_be_given_back_as_supports(config: dict[str, Any]) -> None:
+    run(config)
+    found = Path(config["out"]) / "dog_mask.png"
+    with Image.open(found) as mask:
+        assert mask.getpalette()[:6] == [0, 0, 0, 230, 159, 0]
+    again = config | {"support": [f"{config['query'][0]}:{found}"], "out": f"{config['out']}2"}
+    assert "dog_mask.png" in written(str(run(again)))
+
+
+def test_a_network_without_saam_writes_no_attention(config: dict[str, Any], tmp_path: Path) -> None:
+    config["checkpoint"] = str(save_tiny(tmp_path / "plain.ckpt", saam=False))
+    run(config)
+    assert written(config["out"]) == {"dog_mask.png", "dog_overlay.png", "supports.png"}
+
+
+def test_several_queries_show_their_progress(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    config["query"] *= 3
+    run(config)
+    assert {"dog_mask.png", "dog_2_mask.png", "dog_3_mask.png"} < written(config["out"])
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_single_value_needs_no_list(config: dict[str, Any]) -> None:
+    config |= {"query": config["query"][0], "support": config["support"][0]}
+    run(config)
+    assert "dog_mask.png" in written(config["out"])
+
+
+def test_folders_give_their_pictures_but_not_our_results(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "a_mask.png", "a_overlay.png", "a_attention.png", "supports.png", ".c.1.png"):
+        save_picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("none")
+    (tmp_path / "sub.png").mkdir()
+    assert [path.name for path in _queries([str(tmp_path)])] == ["a.PNG", "b.jpg"]
+    assert [path.name for path in _queries([str(tmp_path / "a_mask.png")])] == ["a_mask.png"]
+
+
+def test_names_stay_apart() -> None:
+    assert _unique(["a", "a", "b", "a_2", "A"]) == ["a", "a_2", "b", "a_2_2", "A_3"]
+
+
+def test_paths_may_hold_colons(config: dict[str, Any], tmp_path: Path) -> None:
+    image = save_picture(tmp_path / "at 12:30.png")
+    config["support"] = [f"{image}:{config['support'][0].rsplit(':', 1)[1]}"]
+    run(config)
+    assert "supports.png" in written(config["out"])
+
+
+def test_class_id_chooses_among_classes(config: dict[str, Any]) -> None:
+    mask = config["support"][0].rsplit(":", 1)[1]
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[5:30, :30], drawn[5:30, 30:] = 3, 7
+    Image.fromarray(drawn).save(mask)
+    with pytest.raises(DataError, match=r"2 classes \(3, 7\)"):
+        run(config)
+    run(config | {"class_id": 7})
+
+
+# What is refused
+
+
+def bad_input(name: str, config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], type[SDAANetError], str]:
+    """Settings with one mistake, and the error that they make."""
+    image, mask = config["support"][0].rsplit(":", 1)
+    (folder / "empty").mkdir()
+    (folder / "bad.jpg").write_bytes(Path(image).read_bytes()[:300])
+    (folder / "half.ckpt").write_bytes(Path(config["checkpoint"]).read_bytes()[:5000])
+    torch.save({"weight": torch.zeros(3)}, folder / "other.ckpt")
+    Image.new("RGB", (60, 40), "red").save(folder / "red.png")
+    save_mask(folder / "small.png", 20, 30, value=9)
+    save_mask(folder / "void.png", value=0)
+    return {
+        "no support": ({"support": []}, ConfigError, "support is empty"),
+        "no query": ({"query": None}, ConfigError, "query is empty"),
+        "no checkpoint": ({"checkpoint": None}, ConfigError, "checkpoint is empty"),
+        "no pair": ({"support": [image]}, ConfigError, "is not a pair"),
+        "half a pair": ({"support": [f"{image}:"]}, ConfigError, "is not a pair"),
+        "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png' does not exist"),
+        "a mask of another size": ({"support": [f"{image}:{folder}/small.png"]}, DataError, "30x20"),
+        "a mask of nothing": ({"support": [f"{image}:{folder}/void.png"]}, DataError, "no foreground"),
+        "a colour mask": ({"support": [f"{image}:{folder}/red.png"]}, DataError, "holds colours"),
+        "a damaged support": ({"support": [f"{folder}/bad.jpg:{mask}"]}, DataError, "bad.jpg' cannot be read"),
+        "a damaged query": ({"query": [image, f"{folder}/bad.jpg"]}, DataError, "bad.jpg' cannot be read"),
+        "no such query": ({"query": [f"{folder}/none.jpg"]}, DataError, "none.jpg' does not exist"),
+        "an empty folder": ({"query": f"{folder}/empty"}, DataError, "empty' holds no picture"),
+        "a class of no kind": ({"class_id": "cat"}, ConfigError, "class_id='cat'"),
+        "a class that is not there": ({"class_id": 4}, DataError, "class_id=4"),
+        "a truncated checkpoint": ({"checkpoint": f"{folder}/half.ckpt"}, CheckpointError, "truncated"),
+        "another checkpoint": ({"checkpoint": f"{folder}/other.ckpt"}, CheckpointError, "not one of sd-aanet"),
+        "no such checkpoint": ({"checkpoint": f"{folder}/none.ckpt"}, CheckpointError, "does not exist"),
+        "no such device": ({"device": "abacus"}, ConfigError, "device=abacus"),
+        "a file as out": ({"out": image}, ConfigError, "is a file"),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "no support",
+        "no query",
+        "no checkpoint",
+        "no pair",
+        "half a pair",
+        "no such mask",
+        "a mask of another size",
+        "a mask of nothing",
+        "a colour mask",
+        "a damaged support",
+        "a damaged query",
+        "no such query",
+        "an empty folder",
+        "a class of no kind",
+        "a class that is not there",
+        "a truncated checkpoint",
+        "another checkpoint",
+        "no such checkpoint",
+        "no such device",
+        "a file as out",
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(mistake: str, config: dict[str, Any], tmp_path: Path) -> None:
+    change, error, words = bad_input(mistake, config, tmp_path)
+    with pytest.raises(error) as raised:
+        run(config | change)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not Path(config["out"]).exists()
+
+
+def test_inputs_are_never_overwritten(config: dict[str, Any], tmp_path: Path) -> None:
+    image = config["support"][0].rsplit(":", 1)[0]
+    mask = save_mask(tmp_path / "in/cat_mask.png")
+    before = mask.read_bytes()
+    with pytest.raises(ConfigError, match="would overwrite the input"):
+        run(config | {"support": [f"{image}:{mask}"], "query": image, "out": str(tmp_path / "in")})
+    assert mask.read_bytes() == before
+
+
+def test_an_out_that_cannot_be_made_is_one_line(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        run(config | {"out": str(tmp_path / "in/dog.jpg/out")})
+
+
+def test_the_command(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [])
+    given = {key: value for key, value in config.items() if key not in ("support", "query", "class_id")}
+    arguments = ["predict", f"support=[{config['support'][0]}]", *(f"{key}={value}" for key, value in given.items())]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*arguments, "query=[none.jpg]"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines() == ["sd-aanet: 'none.jpg' does not exist: check the path"]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*arguments, f"query=[{config['query'][0]}]"])
+    assert left.value.code == 0
+    assert "dog_mask.png" in written(config["out"])
