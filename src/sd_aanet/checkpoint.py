@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import contextmanager
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 from sd_aanet.errors import CheckpointError
+from sd_aanet.files import written_whole
 from sd_aanet.models.published import from_published, to_published
 from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import safe_load
@@ -20,18 +18,6 @@ from sd_aanet.weights import safe_load
 PUBLISHED_SIZE = 473
 PUBLISHED_BINS = {"resnet50": (60, 30, 15, 8), "vgg16_bn": (60, 30, 15, 8), "resnet101": (1.0, 0.5, 0.25, 0.125)}
 """The decoder's scales, which no tensor tells: PASCAL checkpoints are ResNet-50, COCO ones ResNet-101."""
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well: no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_module(path: str | Path) -> SDAANetModule:
@@ -48,7 +34,7 @@ def load_module(path: str | Path) -> SDAANetModule:
             + ("; a published one becomes ours with `sd-aanet import-published`" if _is_published(checkpoint) else "")
         )
     try:
-        module = SDAANetModule(**{**settings, "remember": 0.0})
+        module = SDAANetModule(**settings)
         module.load_state_dict(checkpoint["state_dict"])
     except (TypeError, KeyError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
@@ -66,7 +52,7 @@ def save_module(module: SDAANetModule, path: Path) -> None:
     checkpoint = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": version("pytorch-lightning"),
     }
     with written_whole(path) as temporary:
         torch.save(checkpoint, temporary)

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _dispatch(argv: list[str]) -> int:
     commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
-        **{name: (lambda rest, n=name: _composed(n, rest), text) for name, (_, text) in COMPOSED.items()},
+        **{name: (partial(_composed, name), text) for name, (_, text) in COMPOSED.items()},
         "parity": (_parity, "compare the network with recorded outputs of the published one"),
         "import-published": (_import_published, "turn a published checkpoint into ours, or ours into a published one"),
     }

@@ -6,29 +6,40 @@ depends on the support's mask too (the masked high features) by key and class.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
+from sd_aanet.files import written_whole
 from sd_aanet.models.base import Features, FewShotNetwork
+
+Key = tuple[str, ...]
+"""What the features are ("mid", "high", "masked"), the picture's key, and for "masked" the class."""
 
 
 class FeatureMemory:
-    """Features by key, the least recently used forgotten first.
+    """Features by key: in memory, the least recently used forgotten first, or in a folder of memory-mapped files.
 
     Args:
         network: whose backbone makes the features; frozen, batch norms too.
-        budget: bytes to keep at most; one batch is always served, whatever the budget.
+        budget: bytes to keep in memory at most; one batch is always served, whatever the budget.
+        folder: where features are kept on disk, without a limit, for this run and others; None for memory.
+        preparation: whatever else, beside keys and weights, the pixels depend on (size, resizing); names the files.
 
     Raises:
         ConfigError: the backbone trains, so its features change.
     """
 
-    def __init__(self, network: FewShotNetwork, budget: float) -> None:
+    def __init__(
+        self, network: FewShotNetwork, budget: float, folder: Path | None = None, preparation: str = ""
+    ) -> None:
         if network.backbone_trainable or network.backbone_norm != "frozen":
             raise ConfigError(
                 "features=remember needs a backbone that stands still: set backbone.trainable=false and "
@@ -36,9 +47,12 @@ class FeatureMemory:
             )
         self.network = network
         self.budget = budget
+        self.folder = folder
+        self.preparation = preparation
         self.bytes = 0
         self.hits = self.misses = 0
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._kept: OrderedDict[Key, Tensor] = OrderedDict()
+        self._fingerprints: dict[torch.dtype, str] = {}
 
     def features(self, episode: Episode, foreground: Tensor) -> tuple[Features, Features]:
         """The features of a batch, as `FewShotNetwork.extract` gives them.
@@ -61,7 +75,7 @@ class FeatureMemory:
         if network.prior_stage is None:
             return Features(of_query, None), Features(of_support, None)
         high = self._all([("high", name) for name in episode.query_key], lambda rows: self._high(of_query[rows]))
-        classes = episode.class_id.repeat_interleave(foreground.shape[1]).tolist()
+        classes = [str(c) for c in episode.class_id.repeat_interleave(foreground.shape[1]).tolist()]
         masks = foreground.flatten(0, 1)
         masked = self._all(
             [("masked", name, c) for name, c in zip(shots, classes, strict=True)],
@@ -74,24 +88,58 @@ class FeatureMemory:
         assert high is not None  # asked for only where the prior is on
         return high
 
-    def _all(self, keys: Sequence[Hashable], compute: Callable[[list[int]], Tensor]) -> Tensor:
+    def _all(self, keys: Sequence[Key], compute: Callable[[list[int]], Tensor]) -> Tensor:
         """One row a key: what is kept, and the rest computed in one batch, each key once."""
-        rows = {key: self._kept[key] for key in keys if key in self._kept}
+        rows = {key: row for key in dict.fromkeys(keys) if (row := self._recall(key)) is not None}
         missing = {key: index for index, key in enumerate(keys) if key not in rows}
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
         if missing:
-            rows.update(zip(missing, compute(list(missing.values())).unbind(), strict=True))
-        for key in dict.fromkeys(keys):
-            self._keep(key, rows[key])
-        return torch.stack([rows[key] for key in keys])
+            for key, row in zip(missing, compute(list(missing.values())).unbind(), strict=True):
+                rows[key] = row
+                self._keep(key, row)
+        device = next(self.network.parameters()).device
+        return torch.stack([rows[key].to(device) for key in keys])
 
-    def _keep(self, key: Hashable, value: Tensor) -> None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
+    def _recall(self, key: Key) -> Tensor | None:
+        if self.folder is None:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        bits = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        return bits.view(_dtype(self.network))
+
+    def _keep(self, key: Key, row: Tensor) -> None:
+        if self.folder is not None:
+            with written_whole(self._path(key)) as path:
+                # NumPy knows no bfloat16: files hold its bits.
+                bits = row.cpu().contiguous().view(torch.int16 if row.element_size() == 2 else row.dtype)
+                np.save(path, bits.numpy())
             return
-        value = value.clone()  # not a view that would keep its whole batch alive
-        self._kept[key] = value
-        self.bytes += value.nbytes
+        row = row.clone()  # not a view that would keep its whole batch alive
+        self._kept[key] = row
+        self.bytes += row.nbytes
         while self.bytes > self.budget and self._kept:
             self.bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def _path(self, key: Key) -> Path:
+        """A file for a key, under a folder named by all that the features depend on beside the picture."""
+        assert self.folder is not None
+        dtype = _dtype(self.network)
+        if dtype not in self._fingerprints:
+            digest = hashlib.sha256(f"{dtype} {self.preparation}".encode())
+            for name, value in self.network.backbone.state_dict().items():
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+            self._fingerprints[dtype] = digest.hexdigest()[:16]
+        name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+        return self.folder / self._fingerprints[dtype] / key[0] / f"{name}.npy"
+
+
+def _dtype(network: FewShotNetwork) -> torch.dtype:
+    """What the backbone's features are made in: autocast's dtype where that is on, else the weights'."""
+    parameter = next(network.parameters())
+    device = parameter.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sd_aanet.checkpoint import written_whole
 from sd_aanet.data.source import Array8
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.files import written_whole
 from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation, read_picture, read_support
 

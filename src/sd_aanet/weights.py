@@ -52,7 +52,7 @@ class WeightReport:
 
 
 def stride_of(source: str | None) -> Stride:
-    """Where a weight file's network has its stride: the 8-bit files hold the original ResNet, all others torchvision's."""
+    """Where a file's network has its stride: the 8-bit ones hold the original ResNet, all others torchvision's."""
     return "1x1" if source is not None and source.endswith(".npz") else "3x3"
 
 
@@ -61,8 +61,8 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
 
     Args:
         backbone: to fill.
-        source: path of a torchvision state dict (.pth) or of a checkpoint of ours (.ckpt), path of an 8-bit file (.npz, see `read_int8`), or
-            "torchvision://resnet50" and the like, fetched once into torch's cache.
+        source: path of a torchvision state dict (.pth), of a checkpoint of ours (.ckpt) or of an 8-bit file (.npz, see
+            `read_int8`), or "torchvision://resnet50" and the like, fetched once into torch's cache.
 
     Returns:
         A report that names what was left over.

@@ -59,7 +59,7 @@ def episode(batch: int, shot: int, size: int, seed: int) -> tuple[Array, Array, 
         r = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
         m = (r < 1).astype(np.int64)
         m[(r >= 1) & (r < 1.15)] = 255
-        return m
+        return np.asarray(m)
 
     def image(m: Array) -> Array:
         colour = rng.standard_normal(3)[:, None, None]

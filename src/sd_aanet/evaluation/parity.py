@@ -55,7 +55,7 @@ class CaseReport:
 
 
 def relative_error(ours: Array, recorded: Array) -> float:
-    """max |ours - recorded| / max |recorded|; infinite where the shapes differ."""
+    """Max |ours - recorded| / max |recorded|; infinite where the shapes differ."""
     if ours.shape != recorded.shape:
         return float("inf")
     scale = float(np.abs(recorded).max()) if recorded.size else 0.0

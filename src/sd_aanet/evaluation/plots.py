@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from sd_aanet.checkpoint import written_whole
+from sd_aanet.files import written_whole
 
 Series = dict[str, tuple[list[int], list[float]]]
 PANELS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torchmetrics
 from numpy.typing import NDArray
 
 import sd_aanet
-from sd_aanet.checkpoint import load_module, written_whole
+from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.evaluation.metrics import FewShotIoU
+from sd_aanet.files import written_whole
 from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.training.build import build_module, open_data, quiet, trainer_settings
 from sd_aanet.training.module import SDAANetModule
@@ -60,7 +61,7 @@ def run(config: dict[str, Any]) -> Result:
         pl.seed_everything(config["seed"], verbose=False)
         module = build_module(config, classes, {"size": size, "resize": resize})
     if config["features"] == "remember":
-        module.remember(config["remember_gb"])
+        module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
     result = evaluate(module, data, settings)
     result["checkpoint"] = config["checkpoint"]
     out = Path(config["out"])
@@ -83,8 +84,7 @@ def evaluate(module: SDAANetModule, data: EpisodeDataModule, settings: dict[str,
         union, background intersection and union, in pixels), every protocol switch, seconds and versions.
     """
     module.eval()
-    metric = module.metrics["test"]
-    assert isinstance(metric, FewShotIoU)
+    metric = module.test_metric
     metric.reset()
     module.test_rows.clear()
     trainer = pl.Trainer(**settings, logger=False, enable_checkpointing=False)
@@ -97,9 +97,7 @@ def evaluate(module: SDAANetModule, data: EpisodeDataModule, settings: dict[str,
     iou, episodes = metric.class_iou(), metric.episodes
     return {
         **{name: float(value) for name, value in metric.compute().items()},
-        "classes": {
-            names[c - 1]: {"iou": float(iou[c]), "episodes": int(episodes[c])} for c in data.classes().test
-        },
+        "classes": {names[c - 1]: {"iou": float(iou[c]), "episodes": int(episodes[c])} for c in data.classes().test},
         "episodes": len(rows),
         "protocol": data.describe() | {"resolution": f"{data.resize} to {data.size}", "ignore_boundary": True},
         "precision": settings["precision"],
@@ -116,7 +114,7 @@ def versions() -> dict[str, str]:
     return {
         "sd_aanet": sd_aanet.__version__,
         "torch": torch.__version__,
-        "pytorch_lightning": pl.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
         "torchmetrics": torchmetrics.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -186,4 +184,3 @@ def table(result: Result) -> str:
     lines.append("protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol))
     lines.append(f"{result['seconds']:.0f} s, {result['episodes_per_second']:.2f} episodes/s, {result['precision']}")
     return "\n".join(lines)
-

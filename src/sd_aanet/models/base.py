@@ -106,11 +106,12 @@ class FewShotNetwork(nn.Module):
         with torch.no_grad():
             stage3, stage2 = mid.split([self.backbone.channels[1], self.backbone.channels[0]], 1)
             if self.prior_stage < 4:
-                return (stage2 if self.prior_stage == 2 else stage3).detach()
+                return stage2 if self.prior_stage == 2 else stage3
             if foreground is not None:
                 grid = (mid.shape[-2], mid.shape[-1])
                 stage3 = stage3 * resize(foreground[:, None], grid).to(stage3.dtype)  # (N, C3, h, w)
-            return self.backbone.stage4(stage3)
+            stage4: Tensor = self.backbone.stage4(stage3)
+            return stage4
 
     def extract(self, query: Tensor, support: Tensor, foreground: Tensor) -> tuple[Features, Features]:
         """Backbone features of queries and supports.

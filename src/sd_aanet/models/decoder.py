@@ -83,7 +83,7 @@ class Decoder(nn.Module):
         for index, side in enumerate(self.sides(*grid)):
             maps = [F.adaptive_avg_pool2d(query, side)] + [resize(guide, side).to(query.dtype) for guide in guides]
             # The prototype is the same everywhere: its share of a 1x1 convolution is one vector.
-            weight = self.merge[index].weight
+            weight = self.merge[index].get_parameter("weight")
             constant = F.linear(prototype, weight[:, :channels, 0, 0])[:, :, None, None]  # (B, C, 1, 1)
             x = F.relu(F.conv2d(torch.cat(maps, 1), weight[:, channels:]) + constant)  # (B, C, side, side)
             if index > 0:

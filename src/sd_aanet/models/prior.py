@@ -20,7 +20,7 @@ def prior_mask(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
         (B, 1, h, w) in [0, 1], the mean over the K shots; float32 or wider whatever the input, since eps = 1e-7
         means nothing in half precision.
     """
-    batch, shot, channels, height, width = support.shape
+    batch, height, width = query.shape[0], query.shape[2], query.shape[3]
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
         q = query.to(wide).flatten(2)[:, None]  # (B, 1, C, hw)
@@ -29,5 +29,5 @@ def prior_mask(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
         cosine = s.transpose(2, 3) @ q / (norms + EPS)  # (B, K, hw of s, hw of q)
         best = cosine.amax(2)  # (B, K, hw)
         low, high = best.amin(2, keepdim=True), best.amax(2, keepdim=True)
-        prior = ((best - low) / (high - low + EPS)).mean(1)  # (B, hw)
+        prior: Tensor = ((best - low) / (high - low + EPS)).mean(1)  # (B, hw)
     return prior.view(batch, 1, height, width)

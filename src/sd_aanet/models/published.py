@@ -21,8 +21,8 @@ HEAD = {
     "se_supp.0": "sdpm.squeeze",
     "se_supp.2": "sdpm.excite",
     "simple_mask.0": "saam.extractor.conv",
-    **{f"simple_mask.2.stages.{i}.1": f"saam.extractor.pools.{i}.conv" for i in range(4)},
-    **{f"simple_mask.2.stages.{i}.2": f"saam.extractor.pools.{i}.norm" for i in range(4)},
+    **{f"simple_mask.2.stages.{i}.1": f"saam.extractor.pools.{i}" for i in range(4)},
+    **{f"simple_mask.2.stages.{i}.2": f"saam.extractor.norms.{i}" for i in range(4)},
     "simple_mask.2.bottleneck.0": "saam.extractor.fuse",
     "simple_mask.2.bottleneck.1": "saam.extractor.norm",
     "s_cls": "saam.support_classifier",
@@ -70,7 +70,7 @@ def our_name(name: str, backbone: str) -> str | None:
     match = _LAYER.fullmatch(module)
     if match is None:
         return None
-    stage, index, rest = match.groups()
+    stage, index, _ = match.groups()
     if backbone == "vgg16_bn":
         return f"backbone.features.{VGG.STAGES[int(stage)] + int(index)}.{tensor}"
     if stage == "0":

@@ -55,7 +55,8 @@ def resized_conv3x3(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Ten
     one_hot = torch.eye(count, dtype=cells.dtype, device=cells.device).view(count, 1, *cells.shape[-2:])
     basis = F.unfold(resize(one_hot, size), 3, padding=1)  # (b*b, 9, hw)
     taps = torch.einsum("ncx,oct->noxt", cells.flatten(2), weight.flatten(2))  # (N, O, b*b, 9)
-    return (taps.flatten(2) @ basis.flatten(0, 1).to(taps.dtype)).unflatten(2, size)
+    spread = taps.flatten(2) @ basis.flatten(0, 1).to(taps.dtype)  # (N, O, hw)
+    return spread.view(*spread.shape[:2], *size)
 
 
 class AffinityExtractor(nn.Module):
@@ -69,10 +70,8 @@ class AffinityExtractor(nn.Module):
     def __init__(self, channels: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2 * channels, 4 * channels, 3, padding=1)
-        self.pools = nn.ModuleList(
-            nn.ModuleDict({"conv": nn.Conv2d(4 * channels, channels, 1, bias=False), "norm": nn.BatchNorm2d(channels)})
-            for _ in BINS
-        )
+        self.pools = nn.ModuleList(nn.Conv2d(4 * channels, channels, 1, bias=False) for _ in BINS)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in BINS)
         self.fuse = nn.Conv2d(8 * channels, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.dropout = nn.Dropout2d(dropout)
@@ -85,9 +84,9 @@ class AffinityExtractor(nn.Module):
         x = F.relu(x + spread_conv3x3(prototype, on_prototype, size))  # (N, 4C, h, w)
         on_x, *on_pools = self.fuse.weight.split([4 * prototype.shape[1]] + [prototype.shape[1]] * len(BINS), dim=1)
         fused = F.conv2d(x, on_x, padding=1)  # (N, C, h, w)
-        for side, pool, weight in zip(BINS, self.pools, on_pools, strict=True):
+        for side, pool, norm, weight in zip(BINS, self.pools, self.norms, on_pools, strict=True):
             cells = F.adaptive_avg_pool2d(x, side)  # (N, 4C, side, side)
-            cells = F.relu(pool["norm"](pool["conv"](cells)))  # (N, C, side, side)
+            cells = F.relu(norm(pool(cells)))  # (N, C, side, side)
             fused = fused + resized_conv3x3(cells, weight, size)  # (N, C, h, w)
         out: Tensor = self.dropout(F.relu(self.norm(fused)))  # (N, C, h, w)
         return out

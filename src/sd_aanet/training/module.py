@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation.metrics import FewShotIoU, episode_counts
@@ -20,7 +22,7 @@ GIGABYTE = 1024**3
 
 
 class SDAANetModule(pl.LightningModule):
-    """A few-shot network in training, validation and test; all arguments are primitives, so that a checkpoint is safe to load.
+    """A few-shot network in training, validation and test; from primitives only: its checkpoints are safe to load.
 
     Args:
         network: arguments of `models.build_network`.
@@ -29,7 +31,6 @@ class SDAANetModule(pl.LightningModule):
         classes: the largest class id of the data set, for the metrics.
         lr: initial learning rate of SGD, decayed after every step to lr * (1 - step / steps)^power.
         momentum, weight_decay, power: of SGD and the schedule.
-        remember: gigabytes of backbone features to remember (see `FeatureMemory`); 0 computes them every time.
     """
 
     def __init__(
@@ -42,7 +43,6 @@ class SDAANetModule(pl.LightningModule):
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         power: float = 0.9,
-        remember: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -50,14 +50,16 @@ class SDAANetModule(pl.LightningModule):
         self.loss = SDAANetLoss(variant=network.get("variant", "published"), **loss)
         self.lr, self.momentum, self.weight_decay, self.power = lr, momentum, weight_decay, power
         self.memory: FeatureMemory | None = None
-        if remember:
-            self.remember(remember)
-        self.metrics = torch.nn.ModuleDict({"val": FewShotIoU(classes), "test": FewShotIoU(classes)})
+        self.val_metric, self.test_metric = FewShotIoU(classes), FewShotIoU(classes)
         self.test_rows: list[Tensor] = []
 
-    def remember(self, gigabytes: float) -> None:
-        """From now on remember up to so many gigabytes of backbone features (see `FeatureMemory`)."""
-        self.memory = FeatureMemory(self.network, gigabytes * GIGABYTE)
+    def remember(self, gigabytes: float, folder: str | None, preprocess: Preprocess) -> None:
+        """From now on remember backbone features: up to so many gigabytes in memory, or all in a folder.
+
+        See `FeatureMemory`; `preprocess` is what the pictures will have gone through.
+        """
+        place = None if folder is None else Path(folder)
+        self.memory = FeatureMemory(self.network, gigabytes * GIGABYTE, place, str(preprocess))
 
     def forward(self, episode: Episode) -> Prediction:
         """Segment the queries of a batch; no query mask is read."""
@@ -87,29 +89,25 @@ class SDAANetModule(pl.LightningModule):
 
     def validation_step(self, episode: Episode, batch_index: int) -> None:
         """Count the hits of a batch."""
-        self._count(episode, "val")
-
-    def test_step(self, episode: Episode, batch_index: int) -> None:
-        """Count the hits of a batch, and remember those of each episode."""
-        prediction = self._count(episode, "test")
-        counts = episode_counts(prediction, episode.query_mask)
-        self.test_rows.append(torch.cat([episode.index[:, None], episode.class_id[:, None], counts], 1).cpu())
-
-    def _count(self, episode: Episode, stage: str) -> Tensor:
-        prediction = self(episode).logits.argmax(1)  # (B, S, S)
-        self.metrics[stage].update(prediction, episode.query_mask, episode.class_id)
-        return prediction
-
-    def _log_metrics(self, stage: str) -> None:
-        metric = self.metrics[stage]
-        values = metric.compute()  # type: ignore[operator]
-        named = {f"{stage}/{name}": value.float() for name, value in values.items()}
-        self.log_dict(named, prog_bar=stage == "val")
-        metric.reset()  # type: ignore[operator]
+        self.val_metric.update(self.predict(episode), episode.query_mask, episode.class_id)
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and FB-IoU over all validation episodes."""
-        self._log_metrics("val")
+        values = self.val_metric.compute()
+        self.log_dict({f"val/{name}": value.float() for name, value in values.items()}, prog_bar=True)
+        self.val_metric.reset()
+
+    def test_step(self, episode: Episode, batch_index: int) -> None:
+        """Count the hits of a batch, and keep those of each episode."""
+        prediction = self.predict(episode)
+        self.test_metric.update(prediction, episode.query_mask, episode.class_id)
+        counts = episode_counts(prediction, episode.query_mask)
+        self.test_rows.append(torch.cat([episode.index[:, None], episode.class_id[:, None], counts], 1).cpu())
+
+    def predict(self, episode: Episode) -> Tensor:
+        """The masks of a batch: (B, S, S) int64, 1 = foreground."""
+        prediction: Prediction = self(episode)
+        return prediction.logits.argmax(1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD over what trains, with the poly schedule per step (method: Published training recipe)."""

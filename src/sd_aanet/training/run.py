@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from sd_aanet.checkpoint import load_module, written_whole
+from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError
 from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.run import evaluate, table, write
+from sd_aanet.files import written_whole
 from sd_aanet.training.build import build_module, link_latest, open_data, quiet, trainer_settings
 from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import safe_load
@@ -130,8 +131,9 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
         classes,
         preprocess,
         **{name: config[name] for name in ("lr", "momentum", "weight_decay", "power")},
-        remember=config["remember_gb"] if remembers else 0.0,
     )
+    if remembers:
+        module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
     if config["checkpoint"] is not None:
         start = load_module(config["checkpoint"]).network.state_dict()
         try:
@@ -155,9 +157,7 @@ def _logger(config: Mapping[str, Any], out: Path) -> Logger:
     if config["name"] == "csv":
         return CSVLogger(out, name="logs")
     offline = not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"))
-    return WandbLogger(
-        save_dir=out, project=config["project"], entity=config["entity"], name=out.name, offline=offline
-    )
+    return WandbLogger(save_dir=out, project=config["project"], entity=config["entity"], name=out.name, offline=offline)
 
 
 def _finish(log: Logger) -> None:
@@ -189,7 +189,7 @@ def _evaluate(
 ) -> dict[str, float]:
     module = load_module(checkpoint)
     if config["features"] == "remember":
-        module.remember(config["remember_gb"])
+        module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
     single = settings | {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     result = evaluate(module, data, single) | {"checkpoint": str(checkpoint)}
     write(result, module, data, out)
