@@ -38,7 +38,7 @@ class Decoder(nn.Module):
     Args:
         channels: C of query and prototype.
         guides: how many one-channel maps (prior, attention) come beside them.
-        bins: the scales: sides in cells where above 1 or whole, fractions of h (rounded down) where floats up to 1.
+        bins: the scales: sides in cells where above 1, else fractions of h (rounded down, at least one cell).
         dropout: rate of the classifiers.
     """
 
@@ -58,8 +58,7 @@ class Decoder(nn.Module):
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
         """The grid of each scale for feature maps of (height, width)."""
         return [
-            (int(height * b), int(width * b)) if isinstance(b, float) and b <= 1 else (int(b), int(b))
-            for b in self.bins
+            (max(1, int(height * b)), max(1, int(width * b))) if b <= 1 else (int(b), int(b)) for b in self.bins
         ]
 
     def forward(
