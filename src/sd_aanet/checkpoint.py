@@ -12,8 +12,9 @@ import torch
 from sd_aanet.errors import CheckpointError
 from sd_aanet.files import written_whole
 from sd_aanet.models.published import from_published, to_published
+from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.training.module import SDAANetModule
-from sd_aanet.weights import safe_load
+from sd_aanet.weights import safe_load, tensors
 
 PUBLISHED_SIZE = 473
 PUBLISHED_BINS = {"resnet50": (60, 30, 15, 8), "vgg16_bn": (60, 30, 15, 8), "resnet101": (1.0, 0.5, 0.25, 0.125)}
@@ -72,10 +73,7 @@ def import_published(source: Path, out: Path, classes: int | None = None) -> str
     Raises:
         CheckpointError: the file cannot be read safely, or its names or shapes do not fit; they are listed.
     """
-    loaded = safe_load(source)
-    state = loaded.get("state_dict", loaded)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    backbone, renamed = from_published(tensors)
+    backbone, renamed = from_published(tensors(safe_load(source)))
     module = SDAANetModule(
         network={"backbone": backbone, "variant": "published", "bins": PUBLISHED_BINS[backbone]},
         loss={},
@@ -99,7 +97,8 @@ def export_published(source: Path, out: Path) -> None:
     """
     module = load_module(source)
     network = module.network
-    if network.sdpm is None or network.saam is None or network.prior_stage != 4:
+    whole = isinstance(network, SDAANet) and network.sdpm is not None and network.saam is not None
+    if not whole or network.prior_stage != 4:
         raise CheckpointError(
             f"checkpoint '{source}' lacks parts of the published network: only one with sdpm, saam and the prior of "
             "stage 4 can be exported"

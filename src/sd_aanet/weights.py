@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +74,10 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
     elif source.endswith(".npz"):
         state = read_int8(Path(source), backbone)
     else:
-        loaded = safe_load(Path(source))
-        state = loaded.get("state_dict", loaded)
+        state = tensors(safe_load(Path(source)))
         if any(name.startswith(OURS) for name in state):  # one of our own checkpoints
             state = {name.removeprefix(OURS): value for name, value in state.items() if name.startswith(OURS)}
-    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    state = {name.removeprefix("module."): value for name, value in state.items()}
     wanted = backbone.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state and name not in counters]
@@ -105,6 +103,13 @@ def _some(what: str, names: list[str]) -> str:
     return f"{what}: {shown}; "
 
 
+def tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The named tensors of a checkpoint: those of its `state_dict`, or its own where it is a bare one."""
+    state = checkpoint.get("state_dict", checkpoint)
+    items = state.items() if isinstance(state, Mapping) else ()
+    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+
+
 def safe_load(path: Path) -> dict[str, Any]:
     """Read a torch file without executing anything from it.
 
@@ -119,7 +124,7 @@ def safe_load(path: Path) -> dict[str, Any]:
         reason = "Weights only load failed" in str(error) and "Unsupported" in str(error)
         why = "holds objects that only executing it could load" if reason else "is truncated or no torch file"
         raise CheckpointError(f"file '{path}' {why}: it was not opened further; expected a checkpoint") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make torch raise nearly anything: IndexError, AssertionError
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"file '{path}' is truncated or no torch file: {line}") from None
     if not isinstance(loaded, Mapping):
@@ -141,7 +146,7 @@ def read_int8(path: Path, backbone: Backbone) -> dict[str, Tensor]:
             arrays = dict(file)
     except FileNotFoundError:
         raise CheckpointError(f"weights '{path}' do not exist: check the path") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes: BadZipFile, zlib.error, EOFError, TokenError, ...
         raise CheckpointError(f"weights '{path}' are truncated or no npz file ({error})") from None
     state: dict[str, Tensor] = {}
     for key in arrays:
