@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sd_aanet.episode import Prediction
+from sd_aanet.errors import ConfigError
 from sd_aanet.models.backbone import Stride
 from sd_aanet.models.base import Features, FewShotNetwork
 from sd_aanet.models.functional import masked_average_pool, resize
@@ -18,6 +19,9 @@ class CosinePrototype(FewShotNetwork):
     Args:
         backbone, stride_on, backbone_trainable, backbone_norm: see `FewShotNetwork`.
         stage: whose features are compared, 2 or 3.
+
+    Raises:
+        ConfigError: another stage, or what `FewShotNetwork` raises.
     """
 
     def __init__(
@@ -28,6 +32,8 @@ class CosinePrototype(FewShotNetwork):
         backbone_trainable: bool = False,
         backbone_norm: str = "frozen",
     ) -> None:
+        if stage not in (2, 3):
+            raise ConfigError(f"stage {stage} has no features to compare: choose 2 or 3")
         super().__init__(backbone, stride_on, None, backbone_trainable, backbone_norm)
         first = self.backbone.channels[1]  # the mid features are stage 3, then stage 2
         self.channels = slice(0, first) if stage == 3 else slice(first, None)
