@@ -28,7 +28,7 @@ class FeatureMemory:
     """Features by key: in memory, the least recently used forgotten first, or in a folder of memory-mapped files.
 
     Args:
-        network: whose backbone makes the features; frozen, batch norms too.
+        network: whose backbone makes the features; frozen, batch norms too, unless it is in eval mode to stay there.
         budget: bytes to keep in memory at most; one batch is always served, whatever the budget.
         folder: where features are kept on disk, without a limit, for this run and others; None for memory.
         preparation: whatever else, beside keys and weights, the pixels depend on (size, resizing); names the files.
@@ -40,7 +40,7 @@ class FeatureMemory:
     def __init__(
         self, network: FewShotNetwork, budget: float, folder: Path | None = None, preparation: str = ""
     ) -> None:
-        if network.backbone_trainable or network.backbone_norm != "frozen":
+        if network.training and (network.backbone_trainable or network.backbone_norm != "frozen"):
             raise ConfigError(
                 "features=remember needs a backbone that stands still: set backbone.trainable=false and "
                 "backbone.norm=frozen, or features=compute"
@@ -130,7 +130,9 @@ class FeatureMemory:
         assert self.folder is not None
         dtype = _dtype(self.network)
         if dtype not in self._fingerprints:
-            digest = hashlib.sha256(f"{dtype} {self.preparation}".encode())
+            # The printed backbone tells strides and dilations, which no weight does.
+            settings = (dtype, self.preparation, self.network.prior_stage, self.network.backbone)
+            digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
             for name, value in self.network.backbone.state_dict().items():
                 digest.update(name.encode() + value.cpu().numpy().tobytes())
             self._fingerprints[dtype] = digest.hexdigest()[:16]

@@ -59,7 +59,7 @@ def run(config: dict[str, Any]) -> Result:
     classes = len(data.source("val").classes)
     if module is None:
         pl.seed_everything(config["seed"], verbose=False)
-        module = build_module(config, classes, {"size": size, "resize": resize})
+        module = build_module(config, classes, {"size": size, "resize": resize}).eval()
     if config["features"] == "remember":
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
     result = evaluate(module, data, settings)
