@@ -104,9 +104,9 @@ class FewShotNetwork(nn.Module):
         if self.prior_stage is None:
             return None
         with torch.no_grad():
-            stage3, stage2 = mid.split([self.backbone.channels[1], self.backbone.channels[0]], 1)
+            stage3: Tensor = mid[:, : self.backbone.channels[1]]
             if self.prior_stage < 4:
-                return stage2 if self.prior_stage == 2 else stage3
+                return mid[:, self.backbone.channels[1] :] if self.prior_stage == 2 else stage3
             if foreground is not None:
                 grid = (mid.shape[-2], mid.shape[-1])
                 stage3 = stage3 * resize(foreground[:, None], grid).to(stage3.dtype)  # (N, C3, h, w)
