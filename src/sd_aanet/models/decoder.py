@@ -57,9 +57,7 @@ class Decoder(nn.Module):
 
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
         """The grid of each scale for feature maps of (height, width)."""
-        return [
-            (max(1, int(height * b)), max(1, int(width * b))) if b <= 1 else (int(b), int(b)) for b in self.bins
-        ]
+        return [(max(1, int(height * b)), max(1, int(width * b))) if b <= 1 else (int(b), int(b)) for b in self.bins]
 
     def forward(
         self, query: Tensor, prototype: Tensor, guides: list[Tensor], size: tuple[int, int]
