@@ -1,0 +1,56 @@
+"""The notebooks run from top to bottom, anywhere, and are kept without outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+
+from sd_aanet.checkpoint import save_module
+from sd_aanet.training.module import SDAANetModule
+
+QUICKSTART = Path(__file__).resolve().parents[1] / "notebooks" / "quickstart.ipynb"
+LARGEST = 300_000
+"""Characters of all outputs together: what a repository or a browser bears."""
+
+
+def execute(folder: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(QUICKSTART, as_version=4)
+    client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_the_quickstart_runs_with_a_given_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = {"backbone": "resnet18", "channels": 16, "prior_stage": 3, "backbone_trainable": True}
+    module = SDAANetModule(network=network, loss={}, preprocess={"size": 65, "resize": "squash"}, classes=20)
+    save_module(module, tmp_path / "tiny.ckpt")
+    monkeypatch.setenv("SD_AANET_CHECKPOINT", str(tmp_path / "tiny.ckpt"))
+    before = set(tmp_path.iterdir())
+    notebook = execute(tmp_path)
+    assert "1-shot IoU" in printed(notebook)
+    assert "5-shot IoU" in printed(notebook)
+    assert len(nbformat.writes(notebook)) < LARGEST
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_the_quickstart_trains_for_itself_on_a_fresh_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SD_AANET_CHECKPOINT", raising=False)
+    (tmp_path / "notebooks").mkdir()
+    assert "5-shot IoU" in printed(execute(tmp_path / "notebooks"))
+
+
+def test_no_output_is_kept() -> None:
+    for cell in nbformat.read(QUICKSTART, as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
