@@ -94,7 +94,8 @@ class SDAANetModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and FB-IoU over all validation episodes."""
         values = self.val_metric.compute()
-        self.log_dict({f"val/{name}": value.float() for name, value in values.items()}, prog_bar=True)
+        for name, value in values.items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == "miou")
         self.val_metric.reset()
 
     def test_step(self, episode: Episode, batch_index: int) -> None:
