@@ -39,7 +39,8 @@ class Segmentation:
     Attributes:
         mask: uint8 (H, W), 1 where the probability is over one half, else 0.
         probability: float32 (H, W) in [0, 1], of the supports' class.
-        attention: float32 (H, W), where SAAM looked: 0 the least and 1 the most in this picture; None without SAAM.
+        attention: float32 (H, W), SAAM's affinity attention from 0, its least in this picture, to 1, its most; None
+            without SAAM. Only the decoder reads it, so the object stands out by being high or by being low.
     """
 
     mask: Array8
