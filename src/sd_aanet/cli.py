@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NoReturn, cast
 
+from sd_aanet.composition import Task, complain, print_help, run_composed
 from sd_aanet.errors import ConfigError, SDAANetError
 
 COMPOSED = {
@@ -22,7 +22,7 @@ COMPOSED = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code: 0, or 1 for failed checks, 2 for a user's mistake."""
+    """Run a command and leave with its exit code: 0, 1 for failed checks, 2 for a user's mistake, 130 for Ctrl-C."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
@@ -31,8 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SDAANetError as error:
         if debug:
             raise
-        print(f"sd-aanet: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("sd-aanet: interrupted", file=sys.stderr)
+        sys.exit(130)  # as shells do for Ctrl-C
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -51,62 +54,24 @@ def _dispatch(argv: list[str]) -> int:
     return commands[argv[0]][0](argv[1:])
 
 
-def config_folder() -> Path:
-    """The folder of the configuration: in an installed package, or beside src/ in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parents[1] / "conf"
-
-
 def _composed(name: str, argv: list[str]) -> int:
-    """Compose conf/<name>.yaml with the overrides and run the command, once or for every job of a multirun."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving with 1
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-    mistakes: list[SDAANetError] = []
-
-    def task(config: DictConfig) -> Any:
-        import logging
-
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        try:
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            run = importlib.import_module(COMPOSED[name][0]).run
-            return run(plain)
-        except (SDAANetError, MissingMandatoryValue) as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            mistakes.append(_mistake(error))
-            return None
-
-    sys.argv = [f"sd-aanet {name}", *argv]
-    try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _mistake(error) from error
-    if mistakes:
-        raise mistakes[0]
+    module, about = COMPOSED[name]
+    if "-h" in argv or "--help" in argv:
+        print_help(name, about, argv)
+    else:
+        run_composed(name, lambda: cast(Task, importlib.import_module(module).run), argv)
     return 0
 
 
-def _mistake(error: Exception) -> SDAANetError:
-    """A user's mistake from whatever it became on its way through Hydra."""
-    if isinstance(error, SDAANetError):
-        return error
-    line = " ".join(str(error).split())
-    if "Missing mandatory value" in line:
-        key = line.split("Missing mandatory value: ")[1].split()[0]
-        return ConfigError(f"{key} is not set: give {key}=... on the command line")
-    return ConfigError(f"{line}; see --help for the settings")
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every command does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def _parity(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser("sd-aanet parity", description="Compare with recorded outputs, in float64.")
+    parser = _Parser("sd-aanet parity", description="Compare with recorded outputs, in float64.")
     parser.add_argument("folder", type=Path, help="holds cases.json, official_keys_*.json and one .npz a case")
     from sd_aanet.evaluation.parity import run_folder
 
@@ -119,7 +84,7 @@ def _parity(argv: list[str]) -> int:
 
 
 def _import_published(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser("sd-aanet import-published", description="Published checkpoint <-> ours.")
+    parser = _Parser("sd-aanet import-published", description="Published checkpoint <-> ours.")
     parser.add_argument("source", type=Path, help="the file to read")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--export", action="store_true", help="source is ours, out gets the published names")

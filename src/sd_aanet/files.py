@@ -1,11 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from sd_aanet.errors import ConfigError, SDAANetError
 
 
 @contextmanager
@@ -18,3 +21,33 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def results_in(out: Path, keep: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """A folder for what the block writes; if that ends with a user's mistake, what is new in it goes again.
+
+    Args:
+        out: made where it does not exist.
+        keep: asked then whether what was written is worth keeping.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        before = set(out.iterdir())
+        probe = out / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"out='{out}' cannot be written ({error.strerror}): choose another folder") from None
+    try:
+        yield
+    except SDAANetError:
+        if not keep():
+            for path in set(out.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with suppress(OSError):  # it was there before, and is not empty
+                out.rmdir()
+        raise

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 import sd_aanet
 from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.files import written_whole
+from sd_aanet.files import results_in, written_whole
 from sd_aanet.pictures import EpisodeRow, episode_picture
-from sd_aanet.training.build import build_module, open_data, quiet, trainer_settings
+from sd_aanet.training.build import build_module, build_trainer, open_data, quiet, trainer_settings
+from sd_aanet.training.callbacks import Progress
 from sd_aanet.training.module import SDAANetModule
 
 Result = dict[str, Any]
@@ -62,10 +63,10 @@ def run(config: dict[str, Any]) -> Result:
         module = build_module(config, classes, {"size": size, "resize": resize}).eval()
     if config["features"] == "remember":
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
-    result = evaluate(module, data, settings)
-    result["checkpoint"] = config["checkpoint"]
     out = Path(config["out"])
-    write(result, module, data, out)
+    with results_in(out):
+        result = evaluate(module, data, settings) | {"checkpoint": config["checkpoint"]}
+        write(result, module, data, out)
     print(table(result))
     print(f"\nwritten: {out / 'result.json'}, {out / 'episodes.png'}")
     return result
@@ -87,7 +88,7 @@ def evaluate(module: SDAANetModule, data: EpisodeDataModule, settings: dict[str,
     metric = module.test_metric
     metric.reset()
     module.test_rows.clear()
-    trainer = pl.Trainer(**settings, logger=False, enable_checkpointing=False)
+    trainer = build_trainer(settings, logger=False, enable_checkpointing=False, callbacks=[Progress()])
     start = time.perf_counter()
     trainer.test(module, data, verbose=False)
     seconds = time.perf_counter() - start

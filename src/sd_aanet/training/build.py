@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import ConfigError
@@ -14,6 +17,13 @@ from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import load_backbone_weights, stride_of
 
 logger = logging.getLogger(__name__)
+NOISE = (
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of torch
+    r".*does not have many workers",  # `workers` is a setting
+    r".*module\(s\) in eval mode at the start of training",  # the frozen backbone
+    r"Total length of `list` across ranks is zero",  # select_on=none
+    r"Checkpoint directory .* exists and is not empty",  # resume
+)
 Config = dict[str, Any]
 
 
@@ -90,17 +100,41 @@ def trainer_settings(strategy: Config, precision: str) -> Config:
     }
 
 
+def world_size(strategy: Config) -> int:
+    """How many devices a strategy trains on."""
+    devices = strategy["devices"]
+    if devices in ("auto", -1):
+        on_gpu = strategy["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        devices = torch.cuda.device_count() if on_gpu else 1
+    return int(len(devices) if isinstance(devices, list) else devices) * int(strategy["num_nodes"])
+
+
+def build_trainer(settings: Config, **more: Any) -> pl.Trainer:
+    """A Trainer, its refusal of the settings said in one line.
+
+    Raises:
+        ConfigError: Lightning knows no such device, strategy or precision, or the machine has none.
+    """
+    try:
+        return pl.Trainer(**settings, **more)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"no such run is possible here: {line}; check strategy and precision") from error
+
+
 def link_latest(out: Path) -> None:
-    """Make `latest` beside the runs point to this one, so that the next command finds it."""
-    root = next((parent for parent in out.parents if parent.name == "runs"), None)
-    if root is not None:
+    """Make runs/latest point to this run, if it is in runs/, so that the next command finds it."""
+    root = Path("runs").resolve()
+    if root in out.resolve().parents:
         temporary = root / f".latest.{out.name}"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(out.resolve().relative_to(root.resolve()), target_is_directory=True)
+        temporary.symlink_to(out.resolve().relative_to(root), target_is_directory=True)
         temporary.replace(root / "latest")
 
 
 def quiet() -> None:
-    """Lightning's advice and banners are not for the users of a command."""
+    """Keep Lightning's banners, and warnings that the user of a command can do nothing about, off the terminal."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
+import shutil
+import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
 
 from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError
 from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.run import evaluate, table, write
-from sd_aanet.files import written_whole
-from sd_aanet.training.build import build_module, link_latest, open_data, quiet, trainer_settings
+from sd_aanet.files import results_in, written_whole
+from sd_aanet.training.build import (
+    build_module,
+    build_trainer,
+    link_latest,
+    open_data,
+    quiet,
+    trainer_settings,
+    world_size,
+)
+from sd_aanet.training.callbacks import Progress, StepSeeds
+from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import safe_load
 
@@ -38,7 +48,8 @@ def run(config: Config) -> dict[str, float]:
         The final metrics.
 
     Raises:
-        SDAANetError: whatever of it cannot work.
+        SDAANetError: whatever of it cannot work. A run that made no step leaves no file behind.
+        KeyboardInterrupt: Ctrl-C; `resume` goes on from the last validation.
     """
     quiet()
     out, last = Path(config["out"]), None
@@ -46,17 +57,16 @@ def run(config: Config) -> dict[str, float]:
         last = _last_checkpoint(Path(config["resume"]))
         out = last.parent.parent
         config = _saved_config(out)
+        logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
+    elif getattr(rank_zero_only, "rank", 0) == 0 and (out / "config.yaml").exists():
+        raise ConfigError(f"out='{out}' holds a training already: choose another folder, or go on with resume={out}")
     settings = trainer_settings(config["strategy"], config["precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data, steps = _data(config)
+    data, epochs, steps = _data(config)
     module = _module(config, data)
     data.setup("fit")
     if config["test_episodes"]:
         data.setup("test")  # what cannot be evaluated should be said before the training, not after it
-    out.mkdir(parents=True, exist_ok=True)
-    with written_whole(out / "config.yaml") as path:
-        OmegaConf.save(OmegaConf.create(config), path)
-    log = _logger(config["logger"], out)
     best = ModelCheckpoint(
         out / "checkpoints",
         filename="best",
@@ -65,21 +75,30 @@ def run(config: Config) -> dict[str, float]:
         save_last=True,
         enable_version_counter=False,
     )
-    trainer = pl.Trainer(
-        **settings,
-        max_epochs=-(-steps // (data.episodes // data.batch_size)),
+    loggers = build_loggers(config["logger"], out, config)
+    trainer = build_trainer(
+        settings,
+        max_epochs=epochs,
         max_steps=steps,
-        logger=log,
+        logger=loggers,
         callbacks=_callbacks(config, best),
         gradient_clip_val=config["gradient_clip"],
         log_every_n_steps=max(1, min(10, steps // 50)),
         num_sanity_val_steps=0,
     )
     start = time.perf_counter()
-    try:
-        trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
-    finally:
-        _finish(log)
+    with results_in(out, keep=lambda: trainer.global_step > 0):
+        if trainer.is_global_zero:
+            with written_whole(out / "config.yaml") as path:
+                OmegaConf.save(OmegaConf.create(config), path)
+        try:
+            trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            if (out / "checkpoints" / "last.ckpt").is_file():
+                logger.info("go on with: %s train resume=%s", _program(), _short(out))
+            raise KeyboardInterrupt from None
+        finally:
+            finish(loggers)
     seconds = time.perf_counter() - start
     if not trainer.is_global_zero:
         return {}
@@ -94,15 +113,11 @@ def run(config: Config) -> dict[str, float]:
     return metrics
 
 
-def _data(config: Config) -> tuple[EpisodeDataModule, int]:
-    """The data module, an epoch of which is a validation interval, and the number of steps."""
-    for name in ("steps", "val_every"):
-        if config[name] < 1:
-            raise ConfigError(f"{name}={config[name]}, expected at least 1: set {name}=1 or more")
+def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
+    """The data module, an epoch of which is a validation interval; the number of epochs, and of steps in all."""
     epochs = max(1, config["steps"] // config["val_every"])
     per_epoch = config["steps"] // epochs
-    devices = config["strategy"]["devices"]
-    world = (devices if isinstance(devices, int) else 1) * config["strategy"]["num_nodes"]
+    world = world_size(config["strategy"])
     names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed")
     more = ("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes")
     data = open_data(
@@ -112,14 +127,22 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int]:
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
     )
-    return data, per_epoch * epochs
+    return data, epochs, per_epoch * epochs
 
 
 def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
     classes = len(data.source("train").classes)
     preprocess = {"size": config["size"], "resize": config["resize"]}
-    if config["features"] not in ("compute", "remember"):
-        raise ConfigError(f"features={config['features']!r}, expected compute or remember: choose one")
+    if config["model"]["method"] == "prototype":
+        raise ConfigError(
+            "model=prototype has nothing to train: run sd-aanet evaluate checkpoint=null model=prototype, or choose "
+            "another model"
+        )
+    if config["batch_size"] == 1 and config["model"].get("saam"):
+        raise ConfigError(
+            "batch_size=1 with SAAM: its first pool is a single cell, whose batch norm needs two episodes on a device; "
+            "set batch_size=2 or more, or model.saam=false"
+        )
     remembers = config["features"] == "remember"
     if remembers and config["augment"] not in ("none", "flip"):
         raise ConfigError(
@@ -145,25 +168,12 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
 
 
 def _callbacks(config: Config, best: ModelCheckpoint) -> list[Callback]:
-    callbacks: list[Callback] = [best, TQDMProgressBar(refresh_rate=10)]
+    callbacks: list[Callback] = [best, Progress(), StepSeeds(config["seed"])]
     if config["early_stopping"] is not None:
         if config["select_on"] == "none":
             raise ConfigError("early_stopping needs a validation: set select_on=base or early_stopping=null")
         callbacks.append(EarlyStopping("val/miou", patience=config["early_stopping"], mode="max"))
     return callbacks
-
-
-def _logger(config: Mapping[str, Any], out: Path) -> Logger:
-    if config["name"] == "csv":
-        return CSVLogger(out, name="logs")
-    offline = not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"))
-    return WandbLogger(save_dir=out, project=config["project"], entity=config["entity"], name=out.name, offline=offline)
-
-
-def _finish(log: Logger) -> None:
-    """End a wandb run: without it the jobs of a multirun would share one."""
-    if isinstance(log, WandbLogger):
-        log.experiment.finish()
 
 
 def _last_checkpoint(resume: Path) -> Path:
@@ -199,13 +209,33 @@ def _evaluate(
 
 def _say(config: Config, out: Path, checkpoint: Path) -> None:
     """Where everything is, and what to try next."""
-    rows = [("checkpoint", checkpoint), ("curves", out / "curves.png")]
-    if config["test_episodes"]:
-        rows += [("episodes", out / "episodes.png"), ("figures", out / "result.json")]
-    print("\n" + "\n".join(f"{name:<12}{path}" for name, path in rows))
+    rows = {
+        "checkpoint": checkpoint,
+        "curves": out / "curves.png",
+        "episodes": out / "episodes.png",
+        "figures": out / "result.json",
+    }
+    print("\n" + "\n".join(f"{name:<12}{_short(path)}" for name, path in rows.items() if path.is_file()))
+    root = config["dataset"].get("root")
+    data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
+    program, fold = _program(), config["fold"]
     print(
         "\nnext:\n"
-        f"  sd-aanet evaluate checkpoint={checkpoint} dataset={config['dataset']['name']} shot=5\n"
-        f"  sd-aanet predict checkpoint={checkpoint} support=[picture.jpg:mask.png] query=[other.jpg]\n"
-        "  sd-aanet train fold=1 (the other classes); sd-aanet train --help (all settings)"
+        f"  {program} evaluate checkpoint={_short(checkpoint)} {data} fold={fold} shot=5\n"
+        f"  {program} predict checkpoint={_short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
+        f"  {program} train {data} fold={(fold + 1) % 4} (other novel classes); {program} train --help (all settings)"
     )
+
+
+def _short(path: Path) -> str:
+    """A path from the working folder, where it is in that."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)
+
+
+def _program() -> str:
+    """How the user calls this command: its path, if the shell would not find it by name."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m sd_aanet"
+    return "sd-aanet" if called.name != "sd-aanet" or shutil.which("sd-aanet") else _short(called.absolute())
