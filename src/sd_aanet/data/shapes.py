@@ -1,12 +1,13 @@
 """The embedded data set: pictures of textured shapes, drawn on the fly, the same on any machine.
 
-A class is an outline *and* a texture, and each outline and each texture belongs to two classes, so that
-neither alone names a class; colour, light, scale and rotation are drawn anew for every object and name none.
+A class is an outline *and* a texture, each with a hue, and each outline and each texture belongs to two classes, so
+that neither alone names a class; shades, light, scale and rotation are drawn anew for every object and name none.
 What is left to learn is what few-shot segmentation needs: find in the query what the support shows.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -55,6 +56,12 @@ FOLDS: Final[tuple[tuple[tuple[Texture, Outline], ...], ...]] = (
 """The classes: within a fold every outline and every texture differ; its lookalikes are in other folds."""
 
 _CLASSES = tuple(pair for fold in FOLDS for pair in fold)
+_HUES = {
+    name: place / len(_CLASSES) * 2
+    for part in (0, 1)
+    for place, name in enumerate(sorted({pair[part].__name__ for pair in _CLASSES}))
+}
+"""The outline's hue is in a class's dark parts, the texture's in its light ones; ten hues each."""
 _TEXTURE_UNIT = 0.07
 """Of the picture's side: stripes repeat every 6.8 px at 97 px, coarse enough to tell textures at stride 8."""
 
@@ -151,7 +158,7 @@ def _render(rng: Generator, items: list[_Item], size: int) -> Array8:
     """The picture, uint8 (size, size, 3); plain sums and products alone, which all machines round alike."""
     picture = _ground(rng, size)
     for item in items:
-        _draw(picture, item, *_colours(rng))
+        _draw(picture, item, *_colours(rng, item.class_id))
     # Light: a gain, and a gradient in any direction.
     across = np.linspace(-0.5, 0.5, size, dtype=np.float32)
     slope_x, slope_y, gain = (np.float32(x) for x in rng.uniform((-0.4, -0.4, 0.7), (0.4, 0.4, 1.15)))
@@ -172,12 +179,17 @@ def _ground(rng: Generator, size: int) -> Floats:
     return ground
 
 
-def _colours(rng: Generator) -> tuple[Floats, Floats]:
-    """Two colours of an object, one clearly lighter than the other."""
-    dark = rng.uniform(0, 140, 3)
-    light = dark + rng.uniform(60, 120, 3)
-    first, second = (dark, light) if rng.random() < 0.5 else (light, dark)
-    return first.astype(np.float32), second.astype(np.float32)
+def _colours(rng: Generator, class_id: int) -> tuple[Floats, Floats]:
+    """Two RGB colours of an item: around the hues of the class's outline (darker) and texture (lighter)."""
+    if class_id:
+        texture, outline = _CLASSES[class_id - 1]
+        hues = (_HUES[outline.__name__] + rng.normal(0, 0.03), _HUES[texture.__name__] + rng.normal(0, 0.03))
+    else:
+        hues = tuple(rng.uniform(0, 1, 2))
+    dark = colorsys.hsv_to_rgb(hues[0] % 1, rng.uniform(0.4, 1), rng.uniform(0.15, 0.5))
+    light = colorsys.hsv_to_rgb(hues[1] % 1, rng.uniform(0.4, 1), rng.uniform(0.6, 1))
+    first, second = (np.array(colour, np.float32) * np.float32(255) for colour in (dark, light))
+    return first, second
 
 
 def _draw(picture: Floats, item: _Item, first: Floats, second: Floats) -> None:
