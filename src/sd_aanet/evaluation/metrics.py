@@ -67,7 +67,7 @@ class FewShotIoU(Metric):
         }
 
     def class_iou(self) -> Tensor:
-        """(classes + 1,) float64, IoU of each class id; NaN where it had no episode."""
+        """(classes + 1,) float64, IoU of each class id; NaN where it had no episode in this process."""
         iou = _ratio(self.counts[:, 0], self.counts[:, 1])
         return torch.where(self.episodes > 0, iou, torch.nan)
 
