@@ -78,7 +78,7 @@ def evaluate(module: SDAANetModule, data: EpisodeDataModule, settings: dict[str,
     Args:
         module: on any device; put into eval mode.
         data: set up for "test".
-        settings: of the Trainer, see `trainer_settings`.
+        settings: of the Trainer, see `trainer_settings`; of several devices, one is used.
 
     Returns:
         Metrics in [0, 1], per-class figures, `rows` (one an episode: index, class id, foreground intersection and
@@ -88,7 +88,9 @@ def evaluate(module: SDAANetModule, data: EpisodeDataModule, settings: dict[str,
     metric = module.test_metric
     metric.reset()
     module.test_rows.clear()
-    trainer = build_trainer(settings, logger=False, enable_checkpointing=False, callbacks=[Progress()])
+    devices = settings["devices"]
+    single = {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
+    trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
     start = time.perf_counter()
     trainer.test(module, data, verbose=False)
     seconds = time.perf_counter() - start

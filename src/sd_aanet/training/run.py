@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
@@ -100,6 +101,8 @@ def run(config: Config) -> dict[str, float]:
         finally:
             finish(loggers)
     seconds = time.perf_counter() - start
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # one device evaluates, and must not wait for the others
     if not trainer.is_global_zero:
         return {}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -200,8 +203,7 @@ def _evaluate(
     module = load_module(checkpoint)
     if config["features"] == "remember":
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
-    single = settings | {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    result = evaluate(module, data, single) | {"checkpoint": str(checkpoint)}
+    result = evaluate(module, data, settings) | {"checkpoint": str(checkpoint)}
     write(result, module, data, out)
     print(f"\n{checkpoint.name} on the novel classes of fold {config['fold']}, never trained on:\n{table(result)}")
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}
