@@ -121,8 +121,9 @@ def safe_load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"file '{path}' does not exist: check the path") from None
     except pickle.UnpicklingError as error:
-        reason = "Weights only load failed" in str(error) and "Unsupported" in str(error)
-        why = "holds objects that only executing it could load" if reason else "is truncated or no torch file"
+        # Torch names the function or class that it refused: "Unsupported global: GLOBAL os.system ...".
+        unsafe = "GLOBAL" in str(error)
+        why = "holds objects that only executing it could load" if unsafe else "is truncated or no torch file"
         raise CheckpointError(f"file '{path}' {why}: it was not opened further; expected a checkpoint") from None
     except Exception as error:  # damaged bytes make torch raise nearly anything: IndexError, AssertionError
         line = str(error).splitlines()[0] if str(error) else type(error).__name__

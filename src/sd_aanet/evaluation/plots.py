@@ -19,17 +19,24 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
 def read_metrics(out: Path) -> Series:
-    """{metric: (steps, values)} of all parts of a training, a resumed one having several."""
-    series: Series = {}
+    """{metric: (steps, values)} of a training, a resumed one having several parts.
+
+    What an interrupted part logged after the checkpoint that the next one started from is left out.
+    """
+    parts: list[list[dict[str, str]]] = []
     for path in sorted(out.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1])):
         with path.open() as file:
-            for row in csv.DictReader(file):
-                step = int(row.pop("step"))
-                for name, value in row.items():
-                    if value:
-                        steps, values = series.setdefault(name, ([], []))
-                        steps.append(step)
-                        values.append(float(value))
+            rows = list(csv.DictReader(file))
+        if rows:
+            start = min(int(row["step"]) for row in rows)
+            parts = [[row for row in part if int(row["step"]) < start] for part in parts] + [rows]
+    series: Series = {}
+    for row in (row for part in parts for row in part):
+        for name, value in row.items():
+            if value and name not in ("step", "epoch"):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(int(row["step"]))
+                values.append(float(value))
     return series
 
 

@@ -68,21 +68,13 @@ def run(config: Config) -> dict[str, float]:
     data.setup("fit")
     if config["test_episodes"]:
         data.setup("test")  # what cannot be evaluated should be said before the training, not after it
-    best = ModelCheckpoint(
-        out / "checkpoints",
-        filename="best",
-        monitor=None if config["select_on"] == "none" else "val/miou",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    best, latest = _checkpoints(config, out / "checkpoints")
     loggers = build_loggers(config["logger"], out, config)
     trainer = build_trainer(
         settings,
-        max_epochs=epochs,
-        max_steps=steps,
+        max_epochs=epochs,  # and no max_steps, with which Lightning takes a finished epoch for one to resume
         logger=loggers,
-        callbacks=_callbacks(config, best),
+        callbacks=[best, latest, *_callbacks(config)],
         gradient_clip_val=config["gradient_clip"],
         log_every_n_steps=max(1, min(10, steps // 50)),
         num_sanity_val_steps=0,
@@ -108,7 +100,7 @@ def run(config: Config) -> dict[str, float]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     draw_curves(out)
     link_latest(out)
-    checkpoint = Path(best.best_model_path or best.last_model_path)
+    checkpoint = Path(best.best_model_path)
     print(f"trained {trainer.global_step} steps in {seconds:.0f} s")
     if config["test_episodes"]:
         metrics |= _evaluate(config, checkpoint, data, settings, out)
@@ -170,8 +162,19 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
     return module
 
 
-def _callbacks(config: Config, best: ModelCheckpoint) -> list[Callback]:
-    callbacks: list[Callback] = [best, Progress(), StepSeeds(config["seed"])]
+def _checkpoints(config: Config, folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """best.ckpt and last.ckpt. Lightning's own `save_last` would write last.ckpt only when best.ckpt changes."""
+    monitor = None if config["select_on"] == "none" else "val/miou"
+    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+    # The end of an epoch is where a training resumes cleanly. `mode` tells the two apart where neither monitors.
+    last = ModelCheckpoint(
+        folder, filename="last", mode="min", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return best, last
+
+
+def _callbacks(config: Config) -> list[Callback]:
+    callbacks: list[Callback] = [Progress(), StepSeeds(config["seed"])]
     if config["early_stopping"] is not None:
         if config["select_on"] == "none":
             raise ConfigError("early_stopping needs a validation: set select_on=base or early_stopping=null")
