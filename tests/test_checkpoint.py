@@ -1,0 +1,282 @@
+"""Checkpoints: ours, and the published ones there and back."""
+
+import os
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from networks import inputs, rough
+from plain import Plain, layout
+from sd_aanet.checkpoint import export_published, import_published, load_module, save_module
+from sd_aanet.cli import main
+from sd_aanet.errors import CheckpointError
+from sd_aanet.evaluation.golden import official_state
+from sd_aanet.files import written_whole
+from sd_aanet.training.module import SDAANetModule
+
+TINY: dict[str, Any] = {
+    "network": {"backbone": "resnet18", "channels": 8, "bins": (1.0, 0.5), "prior_stage": 3},
+    "loss": {"alpha": 3.0},
+    "preprocess": {"size": 33, "resize": "squash"},
+    "classes": 5,
+    "lr": 0.5,
+}
+
+
+def tiny(seed: int = 0, **changes: Any) -> SDAANetModule:
+    torch.manual_seed(seed)
+    module = SDAANetModule(**TINY | changes)
+    rough(module)
+    return module
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# Ours ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    module = tiny()
+    save_module(module, tmp_path / "deep" / "er" / "x.ckpt")
+    loaded = load_module(tmp_path / "deep" / "er" / "x.ckpt")
+    assert same(loaded.state_dict(), module.state_dict())
+    assert not loaded.training
+    assert loaded.hparams == module.hparams
+    assert loaded.hparams["preprocess"] == {"size": 33, "resize": "squash"}
+    query, _, support, support_mask = inputs(size=33, dtype=torch.float32)
+    with torch.no_grad():
+        ours, expected = (m.network(query, support, support_mask).logits for m in (loaded, module.eval()))
+    assert torch.equal(ours, expected)
+
+
+def test_lightning_reads_it_too(tmp_path: Path) -> None:
+    module = tiny()
+    save_module(module, tmp_path / "x.ckpt")
+    loaded = SDAANetModule.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    assert same(loaded.state_dict(), module.state_dict())
+
+
+def test_checkpoints_of_a_trainer_are_read(tmp_path: Path) -> None:
+    module = tiny()
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=0,
+        default_root_dir=tmp_path, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    assert same(load_module(tmp_path / "x.ckpt").state_dict(), module.state_dict())
+
+
+def fails(path: Path, pattern: str) -> None:
+    with pytest.raises(CheckpointError, match=pattern) as error:
+        load_module(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_truncated_checkpoints_are_one_line(tmp_path: Path) -> None:
+    save_module(tiny(), tmp_path / "x.ckpt")
+    raw = (tmp_path / "x.ckpt").read_bytes()
+    rng = random.Random(0)
+    for end in [0, 1, len(raw) - 1, *(rng.randrange(len(raw)) for _ in range(5))]:
+        (tmp_path / "cut.ckpt").write_bytes(raw[:end])
+        fails(tmp_path / "cut.ckpt", "truncated or no torch file")
+
+
+def test_foreign_checkpoints_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    fails(path, "does not exist")
+    for content in (
+        {"conv1.weight": torch.zeros(1)},
+        {"state_dict": {}, "hyper_parameters": {"lr": 1.0}},
+        {"state_dict": {}, "hyper_parameters": 3},
+        {"state_dict": 3},
+    ):
+        torch.save(content, path)
+        fails(path, r"is not one of sd-aanet: expected one that `sd-aanet train` wrote$")
+    torch.save({"state_dict": {"module.down_query.0.weight": torch.zeros(1)}}, path)
+    fails(path, r"a published one becomes ours with `sd-aanet import-published`$")
+    torch.save({"down_query.0.weight": torch.zeros(1)}, path)
+    fails(path, r"a published one becomes ours with `sd-aanet import-published`$")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c["state_dict"].pop("network.project_query.weight"),
+        lambda c: c["state_dict"].update({"network.strange": torch.zeros(1)}),
+        lambda c: c["hyper_parameters"]["network"].update(channels=16),
+        lambda c: c["hyper_parameters"].update(unheard_of=1),
+        lambda c: c["hyper_parameters"].update(loss=None),
+        lambda c: c.update(state_dict=[1]),
+        lambda c: c.pop("state_dict"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_one_line(spoil: Any, tmp_path: Path) -> None:
+    save_module(tiny(), tmp_path / "x.ckpt")
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    spoil(checkpoint)
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    fails(tmp_path / "x.ckpt", "does not fit this version of sd-aanet: ")
+
+
+# Files that are there whole or not at all ------------------------------------------------------------------------
+
+
+def test_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.txt"
+    with written_whole(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    assert os.listdir(path.parent) == ["x.txt"]
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    for _ in range(2):
+        before = {p: p.read_text() for p in tmp_path.iterdir()}
+        with suppress(KeyboardInterrupt), written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+        assert {p: p.read_text() for p in tmp_path.iterdir()} == before
+        path.write_text("old")
+
+
+# The published ones ----------------------------------------------------------------------------------------------
+
+
+def published(backbone: str) -> dict[str, Tensor]:
+    """A published state dict, in float32."""
+    state = {name: torch.from_numpy(array) for name, array in official_state(layout(backbone)).items()}
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def vgg() -> dict[str, Tensor]:
+    """The smallest of them."""
+    return published("vgg16_bn")
+
+
+@pytest.fixture
+def hollow() -> dict[str, Tensor]:
+    """The same shapes in a small file."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in layout("vgg16_bn").items()}
+
+
+def test_there_and_back(vgg: dict[str, Tensor], tmp_path: Path) -> None:
+    wrapped = {f"module.{name}": value for name, value in vgg.items()}
+    torch.save({"epoch": 200, "state_dict": wrapped, "optimizer": {"param_groups": []}}, tmp_path / "published.pth")
+    assert import_published(tmp_path / "published.pth", tmp_path / "ours.ckpt") == "vgg16_bn"
+    module = load_module(tmp_path / "ours.ckpt")
+    assert module.hparams["preprocess"] == {"size": 473, "resize": "squash"}
+    assert module.hparams["classes"] == 20
+    assert module.network.decoder.bins == (60, 30, 15, 8)
+    export_published(tmp_path / "ours.ckpt", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert back.keys() == {"state_dict"}
+    assert same(back["state_dict"], vgg)
+    # And the network is the published one.
+    network = module.network.double()
+    network.decoder.bins = (7, 3, 2, 2)  # for speed
+    query, _, support, support_mask = inputs(batch=1, shot=2, size=33)
+    plain = Plain({name: value.double() for name, value in vgg.items()}, (7, 3, 2, 2))
+    with torch.no_grad():
+        expected = plain(query, support, support_mask)["logits"]
+        torch.testing.assert_close(network(query, support, support_mask).logits, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow  # 47 and 66 million weights
+@pytest.mark.parametrize(("backbone", "bins", "classes"), [
+    ("resnet50", (60, 30, 15, 8), 20), ("resnet101", (1.0, 0.5, 0.25, 0.125), 80),
+])  # fmt: skip
+def test_the_published_resnets(backbone: str, bins: tuple[float, ...], classes: int, tmp_path: Path) -> None:
+    state = published(backbone)
+    torch.save({"state_dict": state}, tmp_path / "published.pth")
+    assert import_published(tmp_path / "published.pth", tmp_path / "ours.ckpt") == backbone
+    module = load_module(tmp_path / "ours.ckpt")
+    assert module.network.decoder.bins == bins
+    assert module.hparams["classes"] == classes
+    export_published(tmp_path / "ours.ckpt", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
+    assert same(back, state)
+
+
+def refused(content: Any, folder: Path, pattern: str) -> str:
+    torch.save(content, folder / "x.pth")
+    with pytest.raises(CheckpointError, match=pattern) as error:
+        import_published(folder / "x.pth", folder / "ours.ckpt")
+    assert "\n" not in str(error.value)
+    assert not (folder / "ours.ckpt").exists()
+    return str(error.value)
+
+
+def test_names_that_do_not_fit_are_listed(hollow: dict[str, Tensor], tmp_path: Path) -> None:
+    message = refused(hollow | {"aspp.0.weight": torch.zeros(1), "gate": torch.zeros(1)}, tmp_path, "fit nowhere")
+    assert "aspp.0.weight, gate" in message
+    less = {name: value for name, value in hollow.items() if name not in ("cls.3.bias", "s_cls.weight")}
+    message = refused(less, tmp_path, "does not fit")
+    assert "decoder.classifier.3.bias" in message
+    assert "saam.support_classifier.weight" in message
+    message = refused(hollow | {"cls.3.bias": torch.zeros(21)}, tmp_path, "does not fit")
+    assert "decoder.classifier.3.bias" in message
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": 3}, {0: torch.zeros(1)}, {"conv1.weight": torch.zeros(1)}])
+def test_other_files_are_no_published_checkpoint(content: Any, tmp_path: Path) -> None:
+    refused(content, tmp_path, "the backbone of this checkpoint is unknown")
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_of_a_checkpoint_is_executed(hollow: dict[str, Tensor], tmp_path: Path) -> None:
+    refused({"state_dict": hollow, "args": Bomb(tmp_path / "boom")}, tmp_path, "only executing it could load")
+    fails(tmp_path / "x.pth", "only executing it could load")
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        TINY["network"] | {"sdpm": False},
+        TINY["network"] | {"saam": False},
+        TINY["network"],  # its prior is of stage 3
+        {"method": "prototype", "backbone": "resnet18"},
+    ],
+)
+def test_only_the_whole_network_has_a_published_form(network: dict[str, Any], tmp_path: Path) -> None:
+    save_module(tiny(network=network), tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=r"^checkpoint '.*x.ckpt' lacks parts of the published network: [^\n]*$"):
+        export_published(tmp_path / "x.ckpt", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_the_command(vgg: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published, ours, back = (str(tmp_path / name) for name in ("published.pth", "ours.ckpt", "back.pth"))
+    torch.save(vgg, published)
+    for arguments in ([published, "--out", ours], [ours, "--out", back, "--export"]):
+        with pytest.raises(SystemExit) as leave:
+            main(["import-published", *arguments])
+        assert leave.value.code == 0
+    assert "vgg16_bn" in capsys.readouterr().out
+    assert same(torch.load(back, weights_only=True)["state_dict"], vgg)
+    with pytest.raises(SystemExit) as leave:
+        main(["import-published", str(tmp_path / "missing.pth"), "--out", ours])
+    assert leave.value.code == 2
+    assert capsys.readouterr().err == f"sd-aanet: file '{tmp_path / 'missing.pth'}' does not exist: check the path\n"
