@@ -1,9 +1,12 @@
 """Fixtures that every test may use."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from commands import TINY, Done, ran
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,3 +22,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder 'shared' beside the checkout: real data, weights and recorded outputs are not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The folder of a tiny training on shapes, made by the command, and what that printed; not to be changed."""
+    working = tmp_path_factory.mktemp("trained")
+    with contextlib.chdir(working):
+        done = ran("train", *TINY)
+    return (working / "runs/latest").resolve(), done

@@ -1,0 +1,162 @@
+"""The command itself: usage, help, exit codes, jobs of a multirun; what it costs to start."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import TINY, metrics, ran, refused, run, run_process
+from sd_aanet import cli, composition
+from sd_aanet.training.module import SDAANetModule
+
+COMMANDS = ("train", "evaluate", "predict", "parity", "import-published")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_usage_names_every_command(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.code == 0
+    assert all(f"\n  {command} " in done.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_has_help(command: str, flag: str) -> None:
+    done = run(command, flag)
+    assert done.code == 0
+    assert done.out.startswith(f"usage: sd-aanet {command}")
+    assert done.err == ""
+
+
+def test_help_names_the_settings_with_their_comments_and_choices() -> None:
+    out = run("train", "--help").out
+    for text in ("fold: 0  # whose classes", "dataset=shapes  # of pascal5i, shapes", "backbone.weights: null  #"):
+        assert text in out
+    assert "hydra:\n" not in out
+
+
+def test_help_shows_the_choices_given() -> None:
+    out = run("evaluate", "model=baseline", "dataset=pascal5i", "--help").out
+    assert "dataset.root: ???" in out
+    assert out.index("model.sdpm: true") < out.index("model.sdpm: false"), "what it builds on comes first"
+    assert "defaults:" not in out
+
+
+@pytest.mark.parametrize("arguments", [(), ("train", "--help"), ("predict", "--help")])
+def test_help_imports_no_torch(arguments: tuple[str, ...]) -> None:
+    done = run_process(*arguments, environment={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.code == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+    assert "sd_aanet.cli" in imported
+    assert not imported & {"torch", "numpy", "pytorch_lightning"}
+
+
+def test_a_mistake_is_one_line_in_a_process_of_its_own() -> None:
+    refused(run_process("train", "fold=7", *TINY), "fold=7", "expected 0 to 3")
+    assert list(Path().iterdir()) == []
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run_process("train", "fold=7", *TINY, "--debug")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "datamodule.py" in done.err
+    assert "ConfigError: fold=7" in done.err
+
+
+def test_a_normal_training_prints_nothing_on_standard_error() -> None:
+    done = run_process("train", *TINY, "test_episodes=0", "steps=2")
+    assert done.code == 0
+    assert done.err == ""
+    assert "trained 2 steps" in done.out
+    assert "python -m sd_aanet evaluate" in done.out, "the command is given as it was called"
+
+
+def test_multirun_runs_a_job_for_each_combination_in_a_folder_of_its_own() -> None:
+    ran("train", "-m", "fold=0,1", "shot=1,2", *TINY, "steps=2", "test_episodes=0")
+    (sweep,) = Path("runs/sweeps").iterdir()
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == [
+        f"{i}_shapes_resnet18_sd_aanet_fold{fold}_shot{shot}_seed0"
+        for i, (fold, shot) in enumerate([(0, 1), (0, 2), (1, 1), (1, 2)])
+    ]
+    for job in jobs:
+        assert (sweep / job / "checkpoints/best.ckpt").is_file()
+    totals = {metrics(sweep / job)[0]["train/total"] for job in jobs}
+    assert len(totals) == 4
+    assert Path("runs/latest").resolve() == (sweep / jobs[-1]).resolve()
+
+
+def test_a_multirun_goes_on_after_a_job_that_fails() -> None:
+    done = run("train", "-m", "fold=9,0,8", *TINY, "steps=2", "test_episodes=0")
+    assert done.code == 2
+    assert [line.partition(",")[0] for line in done.err.splitlines()] == ["sd-aanet: fold=9", "sd-aanet: fold=8"]
+    (sweep,) = Path("runs/sweeps").iterdir()
+    (job,) = (path for path in sweep.iterdir() if path.is_dir())
+    assert (job / "checkpoints/best.ckpt").is_file()
+
+
+def test_multirun_with_ddp_is_refused_with_the_way_out() -> None:
+    done = run("train", "-m", "fold=0,1", "strategy=ddp", *TINY[1:])
+    refused(done, "strategy=ddp with -m", "ddp_spawn")
+    assert not [path for path in Path().rglob("*") if path.name == "config.yaml"]
+
+
+def test_ctrl_c_ends_a_training_and_its_multirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SDAANetModule, "training_step", interrupted)
+    done = run("train", "-m", "fold=0,1", *TINY)
+    assert done.code == 130
+    assert done.err == "sd-aanet: interrupted\n"
+    (sweep,) = Path("runs/sweeps").iterdir()
+    assert len([path for path in sweep.iterdir() if path.is_dir()]) == 1
+
+
+def test_ctrl_c_outside_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_composed", interrupted)
+    assert run("train").code == 130
+
+
+def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(composition, "check_settings", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("train", *TINY)
+
+
+def test_the_command_line_is_what_lightning_starts_other_ranks_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["sd-aanet", "train", "fold=1"])
+    composition.run_composed("train", lambda: lambda config: seen.append(sys.argv), ["fold=1"])
+    assert seen == [["sd-aanet", "train", "fold=1"]]
+    assert sys.argv == ["sd-aanet", "train", "fold=1"]
+
+
+def test_the_configuration_is_found_in_the_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "sd_aanet"
+    (package / "conf").mkdir(parents=True)
+    monkeypatch.setattr(composition, "__file__", str(package / "composition.py"))
+    assert composition.config_folder() == package / "conf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_two_processes_train_and_one_evaluates(strategy: str) -> None:
+    one = ("strategy.accelerator=cpu", "strategy.devices=2")
+    done = run_process("train", *TINY, f"strategy={strategy}", *one, "val_episodes=5", "out=run")
+    assert done.code == 0, done.err
+    assert "trained 4 steps" in done.out
+    assert Path("run/result.json").is_file()
+    assert len(metrics(Path("run"))) == 6
