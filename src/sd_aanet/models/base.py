@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -88,9 +88,13 @@ class FewShotNetwork(nn.Module):
             self.backbone.eval()
         return self
 
+    def no_gradient_of_frozen(self) -> AbstractContextManager[None]:
+        """No gradient for what a frozen backbone makes, the prior mask with it; where it trains, through all of it."""
+        return nullcontext() if self.backbone_trainable else torch.no_grad()
+
     def mid(self, image: Tensor) -> Tensor:
         """Stages 3 and 2 of N images, all that depends on the picture alone: (N, 3, S, S) -> (N, C3 + C2, h, w)."""
-        with nullcontext() if self.backbone_trainable else torch.no_grad():
+        with self.no_gradient_of_frozen():
             stage2, stage3 = self.backbone.stages23(image)  # (N, C2, h, w), (N, C3, h, w)
             return torch.cat([stage3, stage2], 1)
 
@@ -102,11 +106,11 @@ class FewShotNetwork(nn.Module):
             foreground: (N, S, S) in {0, 1} for supports, whose stage 3 it multiplies; None for queries.
 
         Returns:
-            (N, C, h, w) without a gradient, since the prior mask has none; None where the prior is off.
+            (N, C, h, w); None where the prior is off.
         """
         if self.prior_stage is None:
             return None
-        with torch.no_grad():
+        with self.no_gradient_of_frozen():
             stage3: Tensor = mid[:, : self.backbone.channels[1]]
             if self.prior_stage < 4:
                 return mid[:, self.backbone.channels[1] :] if self.prior_stage == 2 else stage3
