@@ -149,7 +149,8 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # not empty, or just taken by another job
             while Path.cwd() in folder.parents:
-                folder.rmdir()
+                if folder.exists():
+                    folder.rmdir()
                 folder = folder.parent
 
 

@@ -68,11 +68,9 @@ def _bins(value: Any) -> bool:
 
 
 def _devices(value: Any) -> bool:
-    return (
-        value in ("auto", -1)
-        or _whole(1).holds(value)
-        or (isinstance(value, list) and all(map(_whole(0).holds, value)))
-    )
+    if isinstance(value, list):
+        return len(value) > 0 and all(map(_whole(0).holds, value))
+    return value in ("auto", -1) or _whole(1).holds(value)
 
 
 SWITCH = _one_of(True, False)

@@ -34,8 +34,9 @@ def build_loggers(chosen: dict[str, Any], out: Path, config: dict[str, Any]) -> 
                 name=out.name,
                 project=chosen["project"],
                 entity=chosen["entity"],
-                offline=offline,
                 config=config,
+                # Not offline=True, which sets a variable of the environment for all later runs.
+                mode="offline" if offline else None,
             )
         )
     return loggers

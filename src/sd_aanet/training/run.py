@@ -68,13 +68,12 @@ def run(config: Config) -> dict[str, float]:
     data.setup("fit")
     if config["test_episodes"]:
         data.setup("test")  # what cannot be evaluated should be said before the training, not after it
-    best, latest = _checkpoints(config, out / "checkpoints")
     loggers = build_loggers(config["logger"], out, config)
     trainer = build_trainer(
         settings,
         max_epochs=epochs,  # and no max_steps, with which Lightning takes a finished epoch for one to resume
         logger=loggers,
-        callbacks=[best, latest, *_callbacks(config)],
+        callbacks=[*_checkpoints(config, out / "checkpoints"), *_callbacks(config)],
         gradient_clip_val=config["gradient_clip"],
         log_every_n_steps=max(1, min(10, steps // 50)),
         num_sanity_val_steps=0,
@@ -100,7 +99,7 @@ def run(config: Config) -> dict[str, float]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     draw_curves(out)
     link_latest(out)
-    checkpoint = Path(best.best_model_path)
+    checkpoint = out / "checkpoints" / "best.ckpt"
     print(f"trained {trainer.global_step} steps in {seconds:.0f} s")
     if config["test_episodes"]:
         metrics |= _evaluate(config, checkpoint, data, settings, out)

@@ -1,0 +1,276 @@
+"""`sd-aanet train` from end to end: what it leaves, what repeats, and that an interruption costs nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from commands import TINY, Done, metrics, ran, refused, run
+from data.fake_voc import make_voc
+from sd_aanet.checkpoint import load_module
+from sd_aanet.evaluation.plots import draw_curves, read_metrics
+from sd_aanet.training.module import SDAANetModule
+
+STILL = ("backbone.trainable=false", "backbone.norm=frozen")
+SHORT = (*TINY, "test_episodes=0")
+TERMS = {"train/main", "train/auxiliary", "train/distillation", "train/support", "train/total", "train/lr"}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# What a training leaves
+
+
+def test_every_loss_the_rate_and_the_validation_are_logged(trained: tuple[Path, Done]) -> None:
+    rows = metrics(trained[0])
+    steps = [row for row in rows if "train/total" in row]
+    assert [row["step"] for row in steps] == [0, 1, 2, 3]
+    assert all(set(row) >= TERMS for row in steps)
+    assert [row["step"] for row in rows if {"val/miou", "val/fb_iou"} <= set(row)] == [1, 3]
+    for row in steps:
+        total = row["train/main"] + row["train/auxiliary"] + 50 * row["train/distillation"] + row["train/support"] / 2
+        assert row["train/total"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_rate_follows_the_poly_schedule_step_by_step(trained: tuple[Path, Done]) -> None:
+    first, *others = [row["train/lr"] for row in metrics(trained[0]) if "train/lr" in row]
+    assert others == pytest.approx([first * (1 - step / 4) ** 0.9 for step in (1, 2, 3)], rel=1e-6)
+
+
+def test_checkpoints_are_the_best_and_the_last(trained: tuple[Path, Done]) -> None:
+    folder = trained[0] / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
+    best, last = (torch.load(folder / name, weights_only=True) for name in ("best.ckpt", "last.ckpt"))
+    assert last["global_step"] == 4
+    validations = [row["val/miou"] for row in metrics(trained[0]) if "val/miou" in row]
+    assert best["global_step"] == 2 * (1 + validations.index(max(validations)))
+
+
+def test_pictures_and_result(trained: tuple[Path, Done]) -> None:
+    folder = trained[0]
+    for name in ("curves.png", "episodes.png"):
+        with Image.open(folder / name) as picture:
+            picture.load()
+    result = json.loads((folder / "result.json").read_text())
+    assert {"miou", "fb_iou", "classes", "protocol", "seconds", "episodes_per_second", "versions", "rows"} <= set(
+        result
+    )
+    assert 0 <= result["miou"] <= 1
+    assert len(result["rows"]) == result["episodes"] == 6
+    assert len(result["classes"]) == 5
+    assert result["checkpoint"].endswith("checkpoints/best.ckpt")
+
+
+def test_the_summary_names_files_that_exist_and_commands_that_work(trained: tuple[Path, Done]) -> None:
+    folder, done = trained
+    working = folder.parents[3]
+    named = [
+        line.split()[1] for line in done.out.splitlines() if line.startswith(("checkpoint ", "curves ", "epi", "fig"))
+    ]
+    assert len(named) == 4
+    assert all((working / name).is_file() for name in named)
+    assert f"evaluate checkpoint={named[0]} dataset=shapes fold=0 shot=5" in done.out
+    assert (working / "runs/latest").resolve() == folder
+
+
+def test_the_whole_configuration_is_in_the_folder(trained: tuple[Path, Done]) -> None:
+    text = (trained[0] / "config.yaml").read_text()
+    assert "steps: 4" in text
+    assert "???" not in text
+    assert "${" not in text
+
+
+def test_what_is_not_made_is_not_named() -> None:
+    done = ran("train", *SHORT, "steps=2", "select_on=none", "out=run")
+    assert "result.json" not in done.out
+    assert "episodes.png" not in done.out
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert same(weights(Path("run"), "best"), weights(Path("run")))
+    assert not any("val/miou" in row for row in metrics(Path("run")))
+    assert not Path("runs").exists(), "Hydra's own folder goes where it stays empty"
+
+
+def test_selection_on_the_novel_classes_early_stopping_clipping_and_aspect() -> None:
+    given = ("select_on=novel", "early_stopping=1", "gradient_clip=0.1", "resize=keep_aspect", "augment=published")
+    unmoved = ("lr=1e-30", "model=baseline", *STILL)  # no step changes the mIoU, so that it stops
+    done = ran("train", *TINY, *given, *unmoved, "steps=8", "out=run")
+    assert "trained 4 steps" in done.out
+    protocol = json.loads(Path("run/result.json").read_text())["protocol"]
+    assert protocol["select_on"] == "novel"
+    assert protocol["classes"]["val"] == protocol["classes"]["test"]
+    assert protocol["resolution"] == "keep_aspect to 65"
+    assert load_module("run/checkpoints/best.ckpt").hparams["preprocess"] == {"size": 65, "resize": "keep_aspect"}
+
+
+def test_clipping_bounds_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+
+    def look(self: SDAANetModule, *_: object) -> None:
+        grads = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
+        norms.append(float(torch.cat(grads).norm()))
+
+    monkeypatch.setattr(SDAANetModule, "on_train_batch_end", look)
+    ran("train", *SHORT, "gradient_clip=0.01", "out=run")
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+
+
+def test_pascal_layout_trains_with_workers(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "voc")
+    some = (
+        "strategy=cpu",
+        "backbone=resnet18",
+        "backbone.head_channels=8",
+        "precision=32-true",
+        "size=33",
+        "workers=1",
+    )
+    few = ("batch_size=2", "steps=2", "val_every=2", "val_episodes=3", "test_episodes=5", "augment=published")
+    done = ran("train", "dataset=pascal5i", f"dataset.root={root}", *some, *few)
+    assert f"dataset=pascal5i dataset.root={root} fold=0 shot=5" in done.out
+    names = json.loads(Path("runs/latest/result.json").read_text())["classes"]
+    assert list(names) == ["aeroplane", "bicycle", "bird", "boat", "bottle"]
+
+
+# What repeats
+
+
+def test_the_same_seed_gives_the_same_training_and_workers_change_nothing(trained: tuple[Path, Done]) -> None:
+    ran("train", *SHORT, "workers=2", "out=run")
+    assert metrics(Path("run")) == metrics(trained[0])
+    assert same(weights(Path("run")), weights(trained[0]))
+
+
+def test_another_seed_gives_another_training(trained: tuple[Path, Done]) -> None:
+    ran("train", *SHORT, "steps=2", "seed=1", "out=run")
+    assert metrics(Path("run"))[0] != metrics(trained[0])[0]
+
+
+def test_remembered_features_give_the_losses_of_computed_ones() -> None:
+    given = (*SHORT, *STILL, "shot=2", "steps=6", "val_every=3")
+    ran("train", *given, "features=compute", "out=compute")
+    ran("train", *given, "features=remember", "out=remember")
+    ran("train", *given, "features=remember", "remember_dir=features", "out=on_disk")
+    computed = metrics(Path("compute"))
+    for other in ("remember", "on_disk"):
+        rows = metrics(Path(other))
+        assert len(rows) == len(computed)
+        for row, expected in zip(rows, computed, strict=True):
+            assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_training_starts_from_a_checkpoint(trained: tuple[Path, Done]) -> None:
+    start = trained[0] / "checkpoints/last.ckpt"
+    ran("train", *SHORT, f"checkpoint={start}", "steps=1", "lr=1e-30", "model.dropout=0", "out=run")
+    moved, given = weights(Path("run")), weights(trained[0])
+    parameters = [name for name, _ in load_module(start).named_parameters()]
+    assert parameters
+    assert all(torch.equal(moved[name], given[name]) for name in parameters)
+
+
+def test_the_backbone_of_a_checkpoint_is_loaded(trained: tuple[Path, Done]) -> None:
+    start = trained[0] / "checkpoints/last.ckpt"
+    done = ran("train", *SHORT, f"backbone.weights={start}", "steps=1", "out=run")
+    assert f"backbone weights from {start}" in done.out
+    moved, given = weights(Path("run")), weights(trained[0])
+    backbone = [name for name in given if name.startswith("network.backbone.")]
+    assert all(torch.equal(moved[name], given[name]) for name in backbone), "loaded, and frozen by default"
+
+
+# An interruption costs nothing
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *arguments: str) -> None:
+    original = SDAANetModule.training_step
+
+    def until(self: SDAANetModule, *batch: Any) -> Any:
+        if self.trainer.global_step == step:
+            raise KeyboardInterrupt
+        return original(self, *batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SDAANetModule, "training_step", until)
+        done = run("train", *arguments)
+    assert done.code == 130
+    assert done.err == "sd-aanet: interrupted\n"
+    assert "train resume=" in done.out
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(
+    trained: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, 3, *TINY, "out=run")
+    done = ran("train", "resume=run")
+    assert "trained 4 steps" in done.out
+    run_folder = Path("run")
+    for name in ("best", "last"):
+        assert same(weights(run_folder, name), weights(trained[0], name))
+    assert metrics(run_folder)[:3] == metrics(trained[0])[:3]
+    assert metrics(run_folder, version=1) == metrics(trained[0])[3:]
+    assert read_metrics(run_folder) == read_metrics(trained[0]), "the curves show each step once"
+    mine, theirs = (json.loads((f / "result.json").read_text()) for f in (run_folder, trained[0]))
+    assert mine["rows"] == theirs["rows"]
+
+
+def test_resume_takes_a_checkpoint_and_a_folder_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, 2, *SHORT, "select_on=none", "out=run")
+    Path("run").rename("moved")
+    ran("train", "resume=moved/checkpoints/last.ckpt")
+    assert not Path("run").exists()
+    ran("train", *SHORT, "select_on=none", "out=whole")
+    assert same(weights(Path("moved")), weights(Path("whole")))
+    assert Path("moved/curves.png").is_file()
+
+
+def test_resuming_what_is_complete_evaluates_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran("train", *TINY, "steps=2", "out=run")
+    before = weights(Path("run"))
+    Path("run/result.json").unlink()
+    ran("train", "resume=run")
+    assert same(before, weights(Path("run")))
+    assert Path("run/result.json").is_file()
+
+
+def test_a_folder_that_holds_a_training_is_not_written_into() -> None:
+    ran("train", *SHORT, "steps=1", "out=run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    refused(run("train", *SHORT, "steps=1", "out=run"), "out='run'", "holds a training already", "resume=run")
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+
+
+# Loggers
+
+
+def test_wandb_without_a_key_is_offline_and_two_trainings_are_two_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.netrc
+    for name in ("one", "two"):
+        done = run("train", *SHORT, "steps=2", "logger=wandb", f"out={name}")
+        assert done.code == 0, done.err
+        assert "wandb is offline" in done.out
+        (offline,) = Path(name, "wandb").glob("offline-run-*")
+        assert list(offline.glob("run-*.wandb"))
+        assert metrics(Path(name)), "metrics.csv is there all the same, and so are the curves"
+        assert Path(name, "curves.png").is_file()
+    assert not Path("wandb").exists()
+
+
+def test_curves_of_nothing_are_none(tmp_path: Path) -> None:
+    assert draw_curves(tmp_path) is None
