@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf.errors import MissingMandatoryValue
 
 from commands import TINY, metrics, ran, refused, run, run_process
 from sd_aanet import cli, composition
+from sd_aanet.errors import ConfigError
 from sd_aanet.training.module import SDAANetModule
 
 COMMANDS = ("train", "evaluate", "predict", "parity", "import-published")
@@ -61,12 +63,13 @@ def test_a_mistake_is_one_line_in_a_process_of_its_own() -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_debug_shows_the_traceback() -> None:
-    done = run_process("train", "fold=7", *TINY, "--debug")
-    assert done.code == 1
-    assert "Traceback" in done.err
-    assert "datamodule.py" in done.err
-    assert "ConfigError: fold=7" in done.err
+def test_debug_lets_the_error_through_to_where_it_arose() -> None:
+    with pytest.raises(ConfigError, match="fold=7") as raised:
+        run("train", "fold=7", *TINY, "--debug")
+    assert any(entry.path.name == "datamodule.py" for entry in raised.traceback)
+    with pytest.raises(ConfigError) as raised:
+        run("train", "--debug", "dataset=pascal5i")
+    assert isinstance(raised.value.__cause__, MissingMandatoryValue)
 
 
 def test_a_normal_training_prints_nothing_on_standard_error() -> None:

@@ -70,6 +70,12 @@ def test_other_shots_other_sizes_other_folds(checkpoint: str) -> None:
     assert not set(other["classes"]) & set(five["classes"])
 
 
+def test_classes_that_were_trained_on_are_pointed_out(checkpoint: str) -> None:
+    words = "CAUTION: this checkpoint was trained for fold=0 of shapes: it has seen classes of fold=1"
+    assert words in ran("evaluate", *EVALUATION, checkpoint, "fold=1").out
+    assert "CAUTION" not in ran("evaluate", *EVALUATION, checkpoint, "fold=0", "out=out").out
+
+
 def test_another_seed_is_another_list_of_episodes(trained: tuple[Path, Done], checkpoint: str) -> None:
     assert evaluated(checkpoint, "seed=1")["rows"] != json.loads((trained[0] / "result.json").read_text())["rows"]
 

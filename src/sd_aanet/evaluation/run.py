@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 import torchmetrics
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 import sd_aanet
 from sd_aanet.checkpoint import load_module
@@ -24,6 +26,7 @@ from sd_aanet.training.build import build_module, build_trainer, open_data, quie
 from sd_aanet.training.callbacks import Progress
 from sd_aanet.training.module import SDAANetModule
 
+logger = logging.getLogger(__name__)
 Result = dict[str, Any]
 
 
@@ -39,6 +42,7 @@ def run(config: dict[str, Any]) -> Result:
     quiet()
     settings = trainer_settings(config["strategy"], config["precision"])
     module = None if config["checkpoint"] is None else load_module(config["checkpoint"])
+    _warn_of_known_classes(config)
     # A size or a resize of one's own, else what the checkpoint was trained with, else the data set's.
     trained = {} if module is None else dict(module.hparams["preprocess"])
     size = config["size"] or trained.get("size") or config["dataset"]["recipe"]["size"]
@@ -70,6 +74,23 @@ def run(config: dict[str, Any]) -> Result:
     print(table(result))
     print(f"\nwritten: {out / 'result.json'}, {out / 'episodes.png'}")
     return result
+
+
+def _warn_of_known_classes(config: dict[str, Any]) -> None:
+    """Say it where the checkpoint's run, if it lies in one's folder, trained on what is to be novel."""
+    run_config = Path(config["checkpoint"] or "").parent.parent / "config.yaml"
+    if config["checkpoint"] is None or not run_config.is_file():
+        return
+    trained = OmegaConf.load(run_config)
+    name, fold = OmegaConf.select(trained, "dataset.name"), OmegaConf.select(trained, "fold")
+    if name == config["dataset"]["name"] and fold != config["fold"]:
+        logger.warning(
+            "CAUTION: this checkpoint was trained for fold=%s of %s: it has seen classes of fold=%s, and the figures "
+            "below are none of few-shot segmentation",
+            fold,
+            name,
+            config["fold"],
+        )
 
 
 def evaluate(module: SDAANetModule, data: EpisodeDataModule, settings: dict[str, Any]) -> Result:
