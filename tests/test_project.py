@@ -83,9 +83,7 @@ def test_constraints_are_within_the_ranges() -> None:
 def test_no_set_up_file_says_where_packages_come_from() -> None:
     """The index is the machine's business: one named here fails wherever it cannot be reached."""
     for name in SET_UP_FILES:
-        found = re.findall(
-            r"--(?:extra-)?index-url|--find-links|\w+ ?@ ?\w+:|(?:https?|file)://\S+", text(name)
-        )
+        found = re.findall(r"--(?:extra-)?index-url|--find-links|\w+ ?@ ?\w+:|(?:https?|file)://\S+", text(name))
         assert found == [], name
 
 
