@@ -183,11 +183,11 @@ def _colours(rng: Generator, class_id: int) -> tuple[Floats, Floats]:
     """Two RGB colours of an item: around the hues of the class's outline (darker) and texture (lighter)."""
     if class_id:
         texture, outline = _CLASSES[class_id - 1]
-        hues = (_HUES[outline.__name__] + rng.normal(0, 0.02), _HUES[texture.__name__] + rng.normal(0, 0.02))
+        hues = (_HUES[outline.__name__] + rng.normal(0, 0.03), _HUES[texture.__name__] + rng.normal(0, 0.03))
     else:
         hues = tuple(rng.uniform(0, 1, 2))
-    dark = colorsys.hsv_to_rgb(hues[0] % 1, rng.uniform(0.6, 1), rng.uniform(0.15, 0.5))
-    light = colorsys.hsv_to_rgb(hues[1] % 1, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
+    dark = colorsys.hsv_to_rgb(hues[0] % 1, rng.uniform(0.4, 1), rng.uniform(0.15, 0.5))
+    light = colorsys.hsv_to_rgb(hues[1] % 1, rng.uniform(0.4, 1), rng.uniform(0.6, 1))
     first, second = (np.array(colour, np.float32) * np.float32(255) for colour in (dark, light))
     return first, second
 

@@ -34,6 +34,8 @@ class SDAANet(FewShotNetwork):
             baseline (PFENet's head).
         prior_stage: the stage (2, 3, 4) whose features make the prior mask.
         bins: the decoder's scales, see `Decoder`.
+        init: of the head's convolutions: "default" (torch's, as published), or "lecun" (normal, of variance 1 / fan-in:
+            three times torch's), for a head without pretrained features before it. Classifiers keep torch's.
         bounded_attention: a sigmoid on SAAM's attention, which both variants leave out.
         dropout: scales every dropout rate; 0 turns dropout off.
 
@@ -53,6 +55,7 @@ class SDAANet(FewShotNetwork):
         prior: bool = True,
         prior_stage: int = 4,
         bins: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+        init: str = "default",
         bounded_attention: bool = False,
         backbone_trainable: bool = False,
         backbone_norm: str = "frozen",
@@ -61,6 +64,8 @@ class SDAANet(FewShotNetwork):
         super().__init__(backbone, stride_on, prior_stage if prior else None, backbone_trainable, backbone_norm)
         if variant not in VARIANTS:
             raise ConfigError(f"variant '{variant}' is unknown: choose one of {', '.join(VARIANTS)}")
+        if init not in ("default", "lecun"):
+            raise ConfigError(f"init '{init}' is unknown: choose default or lecun")
         mid = self.backbone.channels[0] + self.backbone.channels[1]
         self.project_query = nn.Conv2d(mid, channels, 1, bias=False)
         self.project_support = nn.Conv2d(mid, channels, 1, bias=False)
@@ -68,6 +73,10 @@ class SDAANet(FewShotNetwork):
         self.sdpm = SDPM(channels, query_reweighting or VARIANTS[variant]) if sdpm else None
         self.saam = SAAM(channels, 0.1 * dropout, bounded_attention) if saam else None
         self.decoder = Decoder(channels, int(prior) + int(saam), tuple(bins), 0.1 * dropout)
+        if init == "lecun":
+            for name, module in self.named_modules():
+                if isinstance(module, nn.Conv2d) and not name.startswith("backbone.") and module.out_channels > 2:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
 
     def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
         """Everything after the backbone (method: Head, steps 1 to 7).
