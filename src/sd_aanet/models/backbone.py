@@ -93,10 +93,6 @@ class Backbone(nn.Module):
         """Forget stage 4, for networks that never ask for it."""
         raise NotImplementedError
 
-    def freeze_stage4(self) -> None:
-        """Leave stage 4 as it is while the others train."""
-        raise NotImplementedError
-
 
 class ResNet(Backbone):
     """ResNet with dilated stages 3 and 4: h = (S - 1) / 8 + 1 for all of them (method: Backbone).
@@ -153,10 +149,6 @@ class ResNet(Backbone):
         """See `Backbone.drop_stage4`."""
         self.layer4 = nn.Sequential()
 
-    def freeze_stage4(self) -> None:
-        """See `Backbone.freeze_stage4`."""
-        self.layer4.requires_grad_(False)
-
 
 class VGG(Backbone):
     """VGG-16 with batch norm, without its last pool: stages 3 and 4 at stride 16, on whose grid stage 2 is resized.
@@ -198,10 +190,6 @@ class VGG(Backbone):
     def drop_stage4(self) -> None:
         """See `Backbone.drop_stage4`."""
         del self.features[self.STAGES[4] :]
-
-    def freeze_stage4(self) -> None:
-        """See `Backbone.freeze_stage4`."""
-        self.features[self.STAGES[4] :].requires_grad_(False)
 
 
 BACKBONES: dict[str, Callable[[Stride], Backbone]] = {

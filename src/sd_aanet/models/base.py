@@ -66,9 +66,6 @@ class FewShotNetwork(nn.Module):
         self.backbone_trainable = backbone_trainable
         self.backbone_norm = backbone_norm
         self.backbone.requires_grad_(backbone_trainable)
-        if prior_stage == 4:
-            # It serves the prior mask alone, which hands no gradient on; DDP refuses parameters that wait for one.
-            self.backbone.freeze_stage4()
         self.train()  # a new module is in train mode without anybody having called `train`, which freezes the norms
 
     def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
