@@ -214,7 +214,7 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
         ({"fold": -1}, r"^fold=-1, expected 0 to 3"),
         ({"size": 224}, r"^size=224, expected 8n \+ 1: the nearest good size is 225$"),
         ({"size": 476}, r"nearest good size is 473$"),
-        ({"size": 1}, r"nearest good size is 9$"),
+        ({"size": 1}, r"nearest good size is 17$"),
         ({"resize": "crop"}, r"^resize='crop', expected one of"),
         ({"augment": "strong"}, r"^augment='strong', expected one of"),
         ({"select_on": "test"}, r"^select_on='test', expected one of base, novel, none"),
