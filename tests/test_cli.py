@@ -7,6 +7,7 @@ import pytest
 from omegaconf.errors import MissingMandatoryValue
 
 from commands import TINY, metrics, ran, refused, run, run_process
+from data.fake_voc import make_voc
 from sd_aanet import cli, composition
 from sd_aanet.errors import ConfigError
 from sd_aanet.training.module import SDAANetModule
@@ -163,3 +164,17 @@ def test_two_processes_train_and_one_evaluates(strategy: str) -> None:
     assert "trained 4 steps" in done.out
     assert Path("run/result.json").is_file()
     assert len(metrics(Path("run"))) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_a_mistake_that_strikes_in_other_processes_ends_the_command(strategy: str) -> None:
+    """Images whose bodies are cut off: their headers pass the index, and each process meets them in its first step."""
+    for path in make_voc(Path("voc")).glob("JPEGImages/train_*.jpg"):
+        path.write_bytes(path.read_bytes()[:700])
+    data = ("dataset=pascal5i", "dataset.root=voc", "size=33", "augment=none", "workers=0")
+    tiny = [setting for setting in TINY if not setting.startswith("dataset.")]
+    done = run_process("train", *tiny, *data, f"strategy={strategy}", "strategy.accelerator=cpu", "strategy.devices=2")
+    assert done.code == 2
+    assert "jpg cannot be read" in done.err
+    assert "Traceback" not in done.err

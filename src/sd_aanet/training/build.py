@@ -22,6 +22,7 @@ NOISE = (
     r".*does not have many workers",  # `workers` is a setting
     r".*module\(s\) in eval mode at the start of training",  # the frozen backbone
     r"Total length of `list` across ranks is zero",  # select_on=none
+    r"It is recommended to use .*sync_dist=True",  # the metric itself is summed over the devices
     r"Checkpoint directory .* exists and is not empty",  # resume
 )
 Config = dict[str, Any]

@@ -14,10 +14,11 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.errors import CheckpointError, ConfigError
+from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
 from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.run import evaluate, table, write
 from sd_aanet.files import results_in, written_whole
@@ -79,12 +80,22 @@ def run(config: Config) -> dict[str, float]:
         num_sanity_val_steps=0,
     )
     start = time.perf_counter()
-    with results_in(out, keep=lambda: trainer.global_step > 0):
+
+    def worth_keeping() -> bool:
+        begun = trainer.global_step > 0 or (out / "checkpoints").exists()  # the latter for ddp_spawn's processes
+        return begun or not trainer.is_global_zero  # of several processes, the first one decides
+
+    with results_in(out, worth_keeping):
         if trainer.is_global_zero:
             with written_whole(out / "config.yaml") as path:
                 OmegaConf.save(OmegaConf.create(config), path)
         try:
             trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+        except ProcessRaisedException as error:  # ddp_spawn: a process of its own, and its traceback as text
+            kind, _, line = str(error).strip().splitlines()[-1].partition(": ")
+            if kind.startswith("sd_aanet.errors."):
+                raise SDAANetError(line) from error
+            raise
         except SystemExit:  # what Lightning makes of Ctrl-C
             if (out / "checkpoints" / "last.ckpt").is_file():
                 logger.info("go on with: %s train resume=%s", _program(), _short(out))
@@ -100,7 +111,8 @@ def run(config: Config) -> dict[str, float]:
     draw_curves(out)
     link_latest(out)
     checkpoint = out / "checkpoints" / "best.ckpt"
-    print(f"trained {trainer.global_step} steps in {seconds:.0f} s")
+    done = safe_load(out / "checkpoints" / "last.ckpt")["global_step"]  # with ddp_spawn the trainer here took none
+    print(f"trained {done} steps in {seconds:.0f} s")
     if config["test_episodes"]:
         metrics |= _evaluate(config, checkpoint, data, settings, out)
     _say(config, out, checkpoint)
