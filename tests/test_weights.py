@@ -153,6 +153,10 @@ def test_8_bit_weights_are_convolutions_with_a_bias(name: str, tensors: int, tmp
     backbone, report = load(tmp_path / "x.npz", name)
     assert f"{tensors} tensors, none missing; 2 not needed (fc.*)" in report
     backbone.eval()
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):  # divides by one, to the last bits of float32
+            assert module.running_var is not None
+            assert ((module.running_var + module.eps).sqrt() - 1).abs().max() < 2e-7
     x: Tensor = torch.randn(1, 3, 17, 17)
 
     def folded(conv: str, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:

@@ -210,6 +210,23 @@ def test_a_size_that_is_not_8n_plus_1(size: int, nearest: int) -> None:
         network(query, support, torch.zeros(1, 1, size, size))
 
 
+@pytest.mark.parametrize("init", ["default", "lecun"])
+def test_the_heads_first_weights(init: str) -> None:
+    """Torch's own have a variance of 1 / (3 inputs); LeCun's, of 1 / inputs, leave the classifiers and the backbone."""
+    torch.manual_seed(0)
+    network = SDAANet("resnet18", channels=64, init=init, prior_stage=3)
+    torch.manual_seed(0)
+    usual = SDAANet("resnet18", channels=64, prior_stage=3)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            changed = init == "lecun" and not name.startswith("backbone.") and module.out_channels > 2
+            same = torch.equal(module.weight, usual.get_parameter(f"{name}.weight"))
+            assert same != changed, name
+            if not name.startswith("backbone.") and module.weight.numel() > 1000:
+                wanted = 1 / (module.weight[0].numel() * (1 if changed else 3))
+                assert module.weight.var().item() == pytest.approx(wanted, rel=0.15), name
+
+
 def statistics(network: SDAANet) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.backbone.state_dict().items() if "weight" not in name}
 
@@ -301,6 +318,7 @@ def test_bfloat16_trains() -> None:
     [
         ({"variant": "original"}, "variant 'original' is unknown: choose one of paper, published"),
         ({"prior_stage": 5}, "prior_stage 5 does not exist: choose 2, 3 or 4"),
+        ({"init": "zeros"}, "init 'zeros' is unknown: choose default or lecun"),
         ({"backbone_norm": "group"}, "backbone_norm 'group' is unknown: choose frozen or batch"),
         ({"query_reweighting": "sum"}, "query_reweighting 'sum' is unknown: choose one of mean, product"),
         ({"backbone": "alexnet"}, "backbone 'alexnet' is unknown: choose one of resnet18"),
