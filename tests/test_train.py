@@ -163,7 +163,8 @@ def test_another_seed_gives_another_training(trained: tuple[Path, Done]) -> None
 
 
 def test_remembered_features_give_the_losses_of_computed_ones() -> None:
-    given = (*SHORT, *STILL, "shot=2", "steps=6", "val_every=3")
+    # Batches of other compositions round differently; a small rate keeps that from growing.
+    given = (*SHORT, *STILL, "shot=2", "steps=6", "val_every=3", "lr=0.001")
     ran("train", *given, "features=compute", "out=compute")
     ran("train", *given, "features=remember", "out=remember")
     ran("train", *given, "features=remember", "remember_dir=features", "out=on_disk")
