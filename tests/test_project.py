@@ -29,7 +29,8 @@ def text(name: str) -> str:
 def requirements() -> list[Requirement]:
     project = tomllib.loads(text("pyproject.toml"))["project"]
     extras = project["optional-dependencies"].values()
-    return [Requirement(line) for group in (project["dependencies"], *extras) for line in group]
+    listed = [Requirement(line) for group in (project["dependencies"], *extras) for line in group]
+    return [requirement for requirement in listed if requirement.name != project["name"]]  # an extra within another
 
 
 def pinned_versions() -> dict[str, str]:
