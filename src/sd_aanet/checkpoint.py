@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sd_aanet.arguments import Parser
 from sd_aanet.errors import CheckpointError
 from sd_aanet.files import written_whole
 from sd_aanet.models.published import from_published, to_published
@@ -106,3 +107,18 @@ def export_published(source: Path, out: Path) -> None:
     state = to_published(network.state_dict(), str(module.hparams["network"]["backbone"]))
     with written_whole(out) as temporary:
         torch.save({"state_dict": state}, temporary)
+
+
+def main(argv: list[str]) -> int:
+    """`sd-aanet import-published`."""
+    parser = Parser("sd-aanet import-published", description="Published checkpoint <-> ours.")
+    parser.add_argument("source", type=Path, help="the file to read")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--export", action="store_true", help="source is ours, out gets the published names")
+    given = parser.parse_args(argv)
+    if given.export:
+        export_published(given.source, given.out)
+        print(f"written: {given.out}, in the published names")
+    else:
+        print(f"written: {given.out}, a network with {import_published(given.source, given.out)}")
+    return 0

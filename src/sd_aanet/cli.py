@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import NoReturn, cast
+from collections.abc import Sequence
+from typing import cast
 
 from sd_aanet.composition import Task, complain, print_help, run_composed
 from sd_aanet.errors import ConfigError, SDAANetError
@@ -19,6 +16,11 @@ COMPOSED = {
     "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
+PLAIN = {
+    "parity": ("sd_aanet.evaluation.parity", "compare the network with recorded outputs of the published one"),
+    "import-published": ("sd_aanet.checkpoint", "turn a published checkpoint into ours, or ours into a published one"),
+}
+"""Commands with arguments of their own: name -> module with `main(argv)`, which returns the exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,19 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
-        **{name: (partial(_composed, name), text) for name, (_, text) in COMPOSED.items()},
-        "parity": (_parity, "compare the network with recorded outputs of the published one"),
-        "import-published": (_import_published, "turn a published checkpoint into ours, or ours into a published one"),
-    }
+    commands = COMPOSED | PLAIN
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: sd-aanet COMMAND [KEY=VALUE ...] [--debug]\n\nFew-shot segmentation with SD-AANet.\n")
         print("\n".join(f"  {name:<18}{text}" for name, (_, text) in commands.items()))
         print("\nsd-aanet COMMAND --help shows its settings; --debug shows tracebacks.")
         return 0
-    if argv[0] not in commands:
-        raise ConfigError(f"command '{argv[0]}' is unknown: choose one of {', '.join(commands)}")
-    return commands[argv[0]][0](argv[1:])
+    name, *rest = argv
+    if name not in commands:
+        raise ConfigError(f"command '{name}' is unknown: choose one of {', '.join(commands)}")
+    if name in COMPOSED:
+        return _composed(name, rest)
+    return cast(int, importlib.import_module(PLAIN[name][0]).main(rest))
 
 
 def _composed(name: str, argv: list[str]) -> int:
@@ -60,40 +61,4 @@ def _composed(name: str, argv: list[str]) -> int:
         print_help(name, about, argv)
     else:
         run_composed(name, lambda: cast(Task, importlib.import_module(module).run), argv)
-    return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
-def _parity(argv: list[str]) -> int:
-    parser = _Parser("sd-aanet parity", description="Compare with recorded outputs, in float64.")
-    parser.add_argument("folder", type=Path, help="holds cases.json, official_keys_*.json and one .npz a case")
-    from sd_aanet.evaluation.parity import run_folder
-
-    failed = total = 0
-    for report in run_folder(parser.parse_args(argv).folder):
-        print(report, flush=True)
-        failed, total = failed + (not report.passed), total + 1
-    print(f"{total - failed} of {total} cases hold")
-    return int(failed > 0)
-
-
-def _import_published(argv: list[str]) -> int:
-    parser = _Parser("sd-aanet import-published", description="Published checkpoint <-> ours.")
-    parser.add_argument("source", type=Path, help="the file to read")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write")
-    parser.add_argument("--export", action="store_true", help="source is ours, out gets the published names")
-    given = parser.parse_args(argv)
-    from sd_aanet.checkpoint import export_published, import_published
-
-    if given.export:
-        export_published(given.source, given.out)
-        print(f"written: {given.out}, in the published names")
-    else:
-        print(f"written: {given.out}, a network with {import_published(given.source, given.out)}")
     return 0

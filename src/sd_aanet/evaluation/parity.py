@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sd_aanet.arguments import Parser
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.golden import Array, episode, official_state
@@ -26,6 +27,18 @@ from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.training.losses import SDAANetLoss
 
 TOLERANCE = {"eval": 1e-6, "train": 1e-8}
+
+
+def main(argv: list[str]) -> int:
+    """`sd-aanet parity`: 0 where every case holds, else 1."""
+    parser = Parser("sd-aanet parity", description="Compare with recorded outputs, in float64.")
+    parser.add_argument("folder", type=Path, help="holds cases.json, official_keys_*.json and one .npz a case")
+    failed = total = 0
+    for report in run_folder(parser.parse_args(argv).folder):
+        print(report, flush=True)
+        failed, total = failed + (not report.passed), total + 1
+    print(f"{total - failed} of {total} cases hold")
+    return int(failed > 0)
 
 
 @dataclass(frozen=True)
