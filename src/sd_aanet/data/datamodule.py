@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -16,7 +17,9 @@ from lightning_fabric.utilities.seed import pl_worker_init_function
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from sd_aanet.data.episodes import EpisodeDataset, EpisodeSampler, PlaceSampler
+from sd_aanet.data.episode_lists import digest, read_list
+from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, PlaceSampler
+from sd_aanet.data.reading import lines_of_workers
 from sd_aanet.data.source import ImageSource, Split
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import Episode, check_size
@@ -25,10 +28,15 @@ from sd_aanet.errors import ConfigError, SDAANetError
 NAMESPACE = "sd_aanet.data."
 SWITCHES = (
     *("fold", "shot", "test_shot", "size", "resize", "augment", "episodes", "val_episodes", "test_episodes"),
-    *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out"),
+    *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out", "order", "ignore_boundary"),
+    "episodes_file",
 )
 """The settings that a result depends on."""
-CHOICES = {"novel_in_train": ("background", "drop"), "select_on": ("base", "novel", "none")}
+CHOICES = {
+    "novel_in_train": ("background", "drop"),
+    "select_on": ("base", "novel", "none"),
+    "order": ("classes", "pairs"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +76,11 @@ class EpisodeDataModule(pl.LightningDataModule):
             "drop" leaves them out.
         select_on: what validation sees: "base" (held-out base classes), "novel" (the test's classes: an
             oracle) or "none" (no validation).
-        held_out: how many base classes are held out of training (background there) if `select_on` is "base".
+        held_out: how many base classes are held out of training (background there) if `select_on` is "base"; without
+            effect where the benchmark names its validation classes itself.
+        order: of the test's queries, "classes" or "pairs", see `EpisodeSampler`.
+        ignore_boundary: see `EpisodeDataset`; validation and test only.
+        episodes_file: a list of test episodes (see `read_list`) instead of drawn ones; its shot and length are taken.
 
     Raises:
         ConfigError: (from `setup`) a setting that cannot work.
@@ -96,6 +108,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         novel_in_train: Literal["background", "drop"] = "background",
         select_on: Literal["base", "novel", "none"] = "base",
         held_out: int = 3,
+        order: Literal["classes", "pairs"] = "classes",
+        ignore_boundary: bool = True,
+        episodes_file: str | None = None,
     ) -> None:
         super().__init__()
         self.source_config = source
@@ -117,6 +132,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.novel_in_train = novel_in_train
         self.select_on = select_on
         self.held_out = held_out
+        self.order = order
+        self.ignore_boundary = ignore_boundary
+        self.episodes_file = episodes_file
         self.train_data: EpisodeDataset | None = None
         self.val_data: EpisodeDataset | None = None
         self.test_data: EpisodeDataset | None = None
@@ -134,11 +152,20 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage in (None, "fit") and self.train_data is None:
             self.train_data = self._train()
         if stage in (None, "fit", "validate") and self.val_data is None and self.select_on != "none":
-            classes = self.classes("val").val
-            self.val_data = self._evaluation(classes, self.shot, self.seed, self.val_episodes)
+            self.val_data = self._validation()
         if stage in (None, "test") and self.test_data is None:
-            classes = self.classes("val").test
-            self.test_data = self._evaluation(classes, self.test_shot, self.test_seed, self.test_episodes)
+            self.test_data = self._test()
+
+    def use_test_seed(self, seed: int) -> None:
+        """Let the next test have the episodes of another seed."""
+        self.test_seed, self.test_data = seed, None
+        self.setup("test")
+
+    def test_digest(self) -> str:
+        """What tells the list of test episodes from any other, see `episode_lists.digest`."""
+        data = self.test_data
+        assert data is not None
+        return digest(data.source, (data.spec(index) for index in range(len(data))))
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Batches of training episodes, new ones each epoch."""
@@ -165,8 +192,12 @@ class EpisodeDataModule(pl.LightningDataModule):
             )
         novel = source.fold_classes(self.fold)
         base = tuple(c for c in range(1, len(source.classes) + 1) if c not in novel)
+        own = source.val_classes(self.fold)
+        train = base if own is None else tuple(c for c in base if c not in own)
         if self.select_on != "base":
-            return ClassSplit(base, novel if self.select_on == "novel" else (), novel)
+            return ClassSplit(train, novel if self.select_on == "novel" else (), novel)
+        if own is not None:
+            return ClassSplit(train, own, novel)
         if not 1 <= self.held_out < len(base):
             raise ConfigError(
                 f"held_out={self.held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: "
@@ -189,7 +220,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             if not target.startswith(NAMESPACE):
                 raise ConfigError(
                     f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose "
-                    "dataset=shapes or dataset=pascal5i"
+                    "dataset=shapes, pascal5i, coco20i, fss1000 or folder"
                 )
             try:
                 self._sources[split] = instantiate(self.source_config, split=split, _convert_="all")
@@ -234,7 +265,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
     def _train(self) -> EpisodeDataset:
-        classes, source, pixels = self.classes("train"), self.source("train"), self._pixel_counts("train")
+        classes, source = self.classes("train"), self.source("train")
+        if not classes.train:
+            raise ConfigError(
+                f"fold={self.fold} of {source.name} leaves no class to train on, all {len(classes.test)} being novel: "
+                "train on a benchmark (dataset=pascal5i), then sd-aanet evaluate checkpoint=... on this one"
+            )
+        pixels = self._pixel_counts("train")
         allowed: NDArray[np.bool_] | None = None
         if self.novel_in_train == "drop":
             allowed = np.all(pixels[:, [c - 1 for c in classes.test]] == 0, axis=1)
@@ -249,18 +286,41 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
         return EpisodeDataset(source, sampler, self.preprocess, Augment(self.augment), self.episodes)
 
-    def _evaluation(self, classes: tuple[int, ...], shot: int, seed: int, episodes: int) -> EpisodeDataset:
-        source = self.source("val")
-        sampler = EpisodeSampler(
+    def _validation(self) -> EpisodeDataset:
+        sampler = self._in_turn(self.classes("val").val, self.shot, self.seed, "classes")
+        return self._evaluation(sampler, self.val_episodes, truth=False)
+
+    def _test(self) -> EpisodeDataset:
+        if self.episodes_file is not None:
+            listed = read_list(Path(self.episodes_file), self.source("val"))
+            self.test_shot, self.test_episodes = listed.shot, len(listed)
+            return self._evaluation(listed, len(listed), truth=True)
+        sampler = self._in_turn(self.classes("val").test, self.test_shot, self.test_seed, self.order)
+        return self._evaluation(sampler, self.test_episodes, truth=True)
+
+    def _in_turn(
+        self, classes: tuple[int, ...], shot: int, seed: int, order: Literal["classes", "pairs"]
+    ) -> EpisodeSampler:
+        return EpisodeSampler(
             self._pixel_counts("val"),
             classes,
             shot,
             seed,
             min_object_pixels=self.min_object_pixels,
-            in_turn=True,
-            names=source.classes,
+            order=order,
+            names=self.source("val").classes,
         )
-        return EpisodeDataset(source, sampler, self.preprocess, Augment("none"), episodes)
+
+    def _evaluation(self, sampler: Episodes, episodes: int, truth: bool) -> EpisodeDataset:
+        return EpisodeDataset(
+            self.source("val"),
+            sampler,
+            self.preprocess,
+            Augment("none"),
+            episodes,
+            truth=truth,
+            ignore_boundary=self.ignore_boundary,
+        )
 
     def _pixel_counts(self, split: Split) -> NDArray[np.int64]:
         if split not in self._pixels:
@@ -291,14 +351,11 @@ class EpisodeDataModule(pl.LightningDataModule):
 
 
 class _Loader(DataLoader[Episode]):
-    """A DataLoader whose workers' user errors keep their one line; torch puts the traceback into the message."""
+    """A DataLoader whose workers' user errors keep their one line."""
 
     def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
-        try:
+        with lines_of_workers():
             yield from super().__iter__()
-        except SDAANetError as error:
-            line = str(error).strip().splitlines()[-1]
-            raise type(error)(line.partition(f"{type(error).__name__}: ")[2] or line) from error
 
 
 def _start_worker(worker: int) -> None:

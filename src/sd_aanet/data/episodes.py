@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.source import Array8, ImageSource
 from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import Episode
+from sd_aanet.episode import IGNORE, Episode
 from sd_aanet.errors import ConfigError, DataError
 
 Place = tuple[int, int]
@@ -29,6 +30,15 @@ class EpisodeSpec:
     supports: tuple[int, ...]
 
 
+class Episodes(Protocol):
+    """Whatever says which images make the episode at a place."""
+
+    seed: int
+
+    def draw(self, epoch: int, index: int) -> EpisodeSpec:
+        """The episode at a place."""
+
+
 class EpisodeSampler:
     """Draws episodes: a class, a query that shows it, and K other images that show it as supports.
 
@@ -41,7 +51,9 @@ class EpisodeSampler:
         shot: K, the number of supports.
         seed: not negative.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
-        in_turn: take the classes one after the other (evaluation) rather than at random (training).
+        order: of the queries. "random": class and query are drawn (training). "classes": each class in turn, its query
+            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, class by class
+            (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
         names: the names of classes 1..C for error messages.
 
@@ -58,7 +70,7 @@ class EpisodeSampler:
         seed: int,
         *,
         min_object_pixels: int = 2 * 32 * 32,
-        in_turn: bool = False,
+        order: Literal["random", "classes", "pairs"] = "random",
         allowed: NDArray[np.bool_] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -72,7 +84,7 @@ class EpisodeSampler:
         self.classes = tuple(classes)
         self.shot = shot
         self.seed = seed
-        self.in_turn = in_turn
+        self.order = order
         self._images: Mapping[int, NDArray[np.intp]] = {c: np.flatnonzero(shows[:, c - 1]) for c in self.classes}
         short = {c: len(images) for c, images in self._images.items() if len(images) <= shot}
         if short:
@@ -82,6 +94,7 @@ class EpisodeSampler:
                 f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}: "
                 "lower shot or min_object_pixels, or add images"
             )
+        self._pairs = [(c, int(image)) for c, images in self._images.items() for image in images]
 
     def images(self, class_id: int) -> tuple[int, ...]:
         """The images that count for a class."""
@@ -91,10 +104,14 @@ class EpisodeSampler:
         """The episode at a place: K distinct supports, none of them the query."""
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
         raw = np.random.PCG64([self.seed, epoch, index]).random_raw
-        turn = index if self.in_turn else int(raw())
-        class_id = self.classes[turn % len(self.classes)]
-        images = self._images[class_id]
         chosen: list[int] = []
+        if self.order == "pairs":
+            class_id, query = self._pairs[index % len(self._pairs)]
+            chosen.append(query)
+        else:
+            turn = index if self.order == "classes" else int(raw())
+            class_id = self.classes[turn % len(self.classes)]
+        images = self._images[class_id]
         while len(chosen) <= self.shot:
             image = int(images[int(raw()) % len(images)])
             if image not in chosen:
@@ -107,25 +124,32 @@ class EpisodeDataset(Dataset[Episode]):
 
     Args:
         source: the images.
-        sampler: draws the episodes.
+        sampler: says which images make them.
         preprocess: image and mask to S x S, and to tensors.
         augment: the random views; one draw an image, from (seed, epoch, index, slot).
         length: episodes an epoch.
+        truth: give the query's mask at its own size, too (evaluation).
+        ignore_boundary: what is 255 in the query's mask counts nowhere; otherwise it is background.
     """
 
     def __init__(
         self,
         source: ImageSource,
-        sampler: EpisodeSampler,
+        sampler: Episodes,
         preprocess: Preprocess,
         augment: Augment,
         length: int,
+        *,
+        truth: bool = False,
+        ignore_boundary: bool = True,
     ) -> None:
         self.source = source
         self.sampler = sampler
         self.preprocess = preprocess
         self.augment = augment
         self.length = length
+        self.truth = truth
+        self.ignore_boundary = ignore_boundary
 
     def __len__(self) -> int:
         return self.length
@@ -149,9 +173,13 @@ class EpisodeDataset(Dataset[Episode]):
             raise IndexError(f"episode {index} of an epoch of {self.length}")
         spec = self.sampler.draw(epoch, index)
         # Slot 0 would seed the same stream as the episode's own draw, (seed, epoch, index).
+        places = (spec.query, *spec.supports)
+        originals = [self.source.mask(i, spec.class_id) for i in places]
+        if not self.ignore_boundary:
+            originals[0] = np.where(originals[0] == IGNORE, 0, originals[0]).astype(np.uint8)
         views = [
-            self._view(image, spec.class_id, (self.sampler.seed, epoch, index, slot))
-            for slot, image in enumerate((spec.query, *spec.supports), start=1)
+            self._view(i, mask, (self.sampler.seed, epoch, index, slot))
+            for slot, (i, mask) in enumerate(zip(places, originals, strict=True), start=1)
         ]
         images, masks, keys = zip(*views, strict=True)
         return Episode(
@@ -163,10 +191,11 @@ class EpisodeDataset(Dataset[Episode]):
             index=torch.tensor([index]),
             query_key=(keys[0],),
             support_key=(keys[1:],),
+            query_truth=(torch.from_numpy(originals[0]),) if self.truth else (),
         )
 
-    def _view(self, i: int, class_id: int, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
-        image, mask = self.preprocess.resize_pair(self.source.image(i), self.source.mask(i, class_id))
+    def _view(self, i: int, mask: Array8, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
+        image, mask = self.preprocess.resize_pair(self.source.image(i), mask)
         image, mask, view = self.augment(image, mask, seed)
         key = "" if view is None else self.source.key(i) + view
         return self.preprocess.normalise(image), torch.from_numpy(mask).long(), key

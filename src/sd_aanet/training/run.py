@@ -20,7 +20,8 @@ from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
 from sd_aanet.evaluation.plots import draw_curves
-from sd_aanet.evaluation.run import evaluate, table, write
+from sd_aanet.evaluation.evaluate import Protocol, evaluate
+from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, written_whole
 from sd_aanet.training.build import (
     build_module,
@@ -38,6 +39,8 @@ from sd_aanet.weights import safe_load
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+RECORDED = ("fold", "shot", "seed", "steps", "select_on", "novel_in_train", "held_out")
+"""What a checkpoint tells of its training, beside the data set."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -124,8 +127,8 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
     epochs = max(1, config["steps"] // config["val_every"])
     per_epoch = config["steps"] // epochs
     world = world_size(config["strategy"])
-    names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed")
-    more = ("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes")
+    names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed", "order")
+    more = ("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "ignore_boundary")
     data = open_data(
         config["dataset"]["source"],
         **{name: config[name] for name in (*names, *more)},
@@ -160,6 +163,7 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
         classes,
         preprocess,
         **{name: config[name] for name in ("lr", "momentum", "weight_decay", "power")},
+        training={"dataset": config["dataset"]["name"], **{name: config[name] for name in RECORDED}},
     )
     if remembers:
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
@@ -217,8 +221,9 @@ def _evaluate(
     module = load_module(checkpoint)
     if config["features"] == "remember":
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
-    result = evaluate(module, data, settings) | {"checkpoint": str(checkpoint)}
-    write(result, module, data, out)
+    protocol = Protocol(config["protocol"]["name"], config["resolution"], config["seeds"], config["seed"])
+    result = evaluate(module, data, settings, protocol, out) | {"checkpoint": str(checkpoint)}
+    write_result(result, out)
     print(f"\n{checkpoint.name} on the novel classes of fold {config['fold']}, never trained on:\n{table(result)}")
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}
 
