@@ -66,16 +66,9 @@ def evaluate(
         out: the folder of the files, each of which is there whole or not at all.
 
     Returns:
-        What result.json holds: metrics in [0, 1] as means over seeds, their spread, the figures of classes and seeds, every
-        protocol switch, seconds and versions.
-
-    Raises:
-        ConfigError: several seeds of one list that a file gives.
+        What result.json holds: metrics in [0, 1] as means over seeds, their spread, the figures of classes and seeds,
+        every protocol switch, seconds and versions.
     """
-    if data.episodes_file is not None and protocol.seeds > 1:
-        raise ConfigError(
-            f"seeds={protocol.seeds} with episodes_file={data.episodes_file}: a file is one list; set seeds=1"
-        )
     resolutions = RESOLUTIONS[protocol.resolution]
     classes = data.source("val").classes
     tester = EpisodeTester(module.eval(), data.preprocess, len(classes), resolutions, protocol.views)

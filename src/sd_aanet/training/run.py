@@ -19,8 +19,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
-from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
+from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, written_whole
 from sd_aanet.training.build import (
@@ -127,11 +127,19 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
     epochs = max(1, config["steps"] // config["val_every"])
     per_epoch = config["steps"] // epochs
     world = world_size(config["strategy"])
-    names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed", "order")
-    more = ("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "ignore_boundary")
+    names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed")
+    more = (
+        "workers",
+        "min_object_pixels",
+        "novel_in_train",
+        "select_on",
+        "held_out",
+        "val_episodes",
+        "ignore_boundary",
+    )
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in (*names, *more)},
+        **{name: config[name] for name in (*names, *more, "order", "ignore_boundary")},
         episodes=per_epoch * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
