@@ -36,6 +36,7 @@ class CocoAnnotations:
         used: places in `categories` of those with an outlined object; exporters list others, such as a parent of all.
         images: file names as the JSON has them, sorted.
         sizes: int32 (N, 2), height and width as the JSON has them.
+        annotated: bool (N,), the images that have an outlined object or crowd.
         boxes_only: annotations that outline nothing (no segmentation, or polygons of under three corners), left out.
     """
 
@@ -64,6 +65,7 @@ class CocoAnnotations:
         self.boxes_only = int(index["boxes_only"])
         self.sizes: NDArray[np.int32] = np.load(store / "sizes.npy")
         self._first = np.load(store / "first.npy")
+        self.annotated = np.diff(self._first) > 0
         self._regions = np.load(store / "regions.npy", mmap_mode="r")
         self._lengths = np.load(store / "lengths.npy", mmap_mode="r")
 
