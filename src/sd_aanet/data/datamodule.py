@@ -27,7 +27,18 @@ from sd_aanet.errors import ConfigError, SDAANetError
 
 NAMESPACE = "sd_aanet.data."
 SWITCHES = (
-    *("fold", "shot", "test_shot", "size", "resize", "augment", "episodes", "val_episodes", "test_episodes"),
+    *(
+        "fold",
+        "shot",
+        "test_shot",
+        "size",
+        "test_size",
+        "resize",
+        "augment",
+        "episodes",
+        "val_episodes",
+        "test_episodes",
+    ),
     *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out", "order", "ignore_boundary"),
     "episodes_file",
 )
@@ -60,7 +71,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         fold: whose classes are novel.
         shot: K in training and validation.
         test_shot: K in the test; None for `shot`.
-        size: side of the input, 8n + 1.
+        size: side of the input in training, 8n + 1.
+        test_size: the same in validation and test; None for `size`.
         resize: "squash" or "keep_aspect".
         augment: "none", "flip", "published" or "scale"; training only.
         batch_size: training episodes a step and device.
@@ -94,6 +106,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         shot: int = 1,
         test_shot: int | None = None,
         size: int = 473,
+        test_size: int | None = None,
         resize: str = "squash",
         augment: str = "none",
         batch_size: int = 4,
@@ -118,6 +131,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.shot = shot
         self.test_shot = shot if test_shot is None else test_shot
         self.size = size
+        self.test_size = size if test_size is None else test_size
         self.resize = resize
         self.augment = augment
         self.batch_size = batch_size
@@ -143,8 +157,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @property
     def preprocess(self) -> Preprocess:
-        """What a checkpoint carries, so that prediction sees pictures as training did."""
-        return Preprocess(self.size, self.resize)
+        """What a checkpoint carries, so that prediction sees pictures as validation and test do."""
+        return Preprocess(self.test_size, self.resize)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data set and index its classes, for "fit", "validate", "test" or (None) all of them."""
@@ -262,6 +276,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one")
         check_size(self.size)
+        check_size(self.test_size)
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
     def _train(self) -> EpisodeDataset:
@@ -284,7 +299,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             allowed=allowed,
             names=source.classes,
         )
-        return EpisodeDataset(source, sampler, self.preprocess, Augment(self.augment), self.episodes)
+        preprocess = Preprocess(self.size, self.resize)
+        return EpisodeDataset(source, sampler, preprocess, Augment(self.augment), self.episodes)
 
     def _validation(self) -> EpisodeDataset:
         sampler = self._in_turn(self.classes("val").val, self.shot, self.seed, "classes")

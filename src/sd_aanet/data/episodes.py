@@ -52,8 +52,8 @@ class EpisodeSampler:
         seed: not negative.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
         order: of the queries. "random": class and query are drawn (training). "classes": each class in turn, its query
-            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, class by class
-            (HSNet's evaluation); only the supports are drawn.
+            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
+            turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
         names: the names of classes 1..C for error messages.
 
@@ -94,7 +94,8 @@ class EpisodeSampler:
                 f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}: "
                 "lower shot or min_object_pixels, or add images"
             )
-        self._pairs = [(c, int(image)) for c, images in self._images.items() for image in images]
+        pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
+        self._pairs = [(c, image) for _, c, image in sorted(pairs)]
 
     def images(self, class_id: int) -> tuple[int, ...]:
         """The images that count for a class."""
@@ -197,7 +198,7 @@ class EpisodeDataset(Dataset[Episode]):
     def _view(self, i: int, mask: Array8, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
         image, mask = self.preprocess.resize_pair(self.source.image(i), mask)
         image, mask, view = self.augment(image, mask, seed)
-        key = "" if view is None else self.source.key(i) + view
+        key = "" if view is None else f"{self.source.key(i)}@{self.preprocess.size}{view}"
         return self.preprocess.normalise(image), torch.from_numpy(mask).long(), key
 
 

@@ -36,7 +36,7 @@ def run(config: dict[str, Any]) -> Result:
     module = None if config["checkpoint"] is None else load_module(config["checkpoint"])
     # A size or a resize of one's own, else what the checkpoint was trained with, else the data set's.
     trained = {} if module is None else dict(module.hparams["preprocess"])
-    size = config["size"] or trained.get("size") or config["dataset"]["recipe"]["size"]
+    size = config["size"] or trained.get("size") or config["dataset"]["recipe"]["test_size"]
     resize = config["resize"] or trained.get("resize") or "squash"
     data = open_data(
         config["dataset"]["source"],
