@@ -66,6 +66,8 @@ def test_every_other_choice_composes(command: str) -> None:
             check_settings(command, composed(command, f"{group}={choice}", *root))
 
 
+BARE = ("- override", "- _self_", "- sd_aanet", "- pascal5i", "- coco20i", "defaults:")
+"""Entries of defaults lists that say all themselves."""
 EXPERIMENTS = {
     "pascal5i_resnet50": ("pascal5i", "resnet50", "published", "batch", "novel", 0.025, 4, 1488 * 200),
     "pascal5i_resnet50_strict": ("pascal5i", "resnet50", "strict", "frozen", "base", 0.025, 4, 1488 * 200),

@@ -39,6 +39,12 @@ from sd_aanet.weights import safe_load
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+DATA = (
+    *("fold", "shot", "test_shot", "size", "test_size", "resize", "augment", "batch_size", "test_batch_size", "seed"),
+    *("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
+    "ignore_boundary",
+)
+"""The settings that the data module takes as they are."""
 RECORDED = ("fold", "shot", "seed", "steps", "size", "select_on", "novel_in_train", "held_out")
 """What a checkpoint tells of its training, beside the data set."""
 
@@ -127,30 +133,9 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
     epochs = max(1, config["steps"] // config["val_every"])
     per_epoch = config["steps"] // epochs
     world = world_size(config["strategy"])
-    names = (
-        "fold",
-        "shot",
-        "test_shot",
-        "size",
-        "test_size",
-        "resize",
-        "augment",
-        "batch_size",
-        "test_batch_size",
-        "seed",
-    )
-    more = (
-        "workers",
-        "min_object_pixels",
-        "novel_in_train",
-        "select_on",
-        "held_out",
-        "val_episodes",
-        "ignore_boundary",
-    )
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in (*names, *more, "order", "ignore_boundary")},
+        **{name: config[name] for name in DATA},
         episodes=per_epoch * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
