@@ -79,6 +79,7 @@ EPISODES = {
     **{key: _whole(0) for key in ("fold", "seed", "min_object_pixels")},
     "shot": _whole(1),
     "order": _one_of("classes", "pairs"),
+    "short_classes": _one_of("refuse", "skip"),
     "dataset.source.size": _whole(1, 97),
     "dataset.source.seed": _whole(0),
     "dataset.source.images": _or_null(_whole(1, 500)),

@@ -90,6 +90,9 @@ def test_too_few_images_and_no_shot() -> None:
     EpisodeSampler(pixels, (1,), 2, 0)
     with pytest.raises(ConfigError, match="shot=0, expected at least 1 support"):
         EpisodeSampler(pixels, (1,), 0, 0)
+    assert EpisodeSampler(pixels, (1, 2, 3), 2, 0, names=names, skip_short=True).classes == (1,)
+    with pytest.raises(DataError, match=r"fewer: bee \(1\), cat \(0\): lower shot"):
+        EpisodeSampler(pixels, (2, 3), 2, 0, names=names, skip_short=True)
     with pytest.raises(DataError, match="no class is left"):
         EpisodeSampler(pixels, (), 1, 0)
 

@@ -40,13 +40,14 @@ SWITCHES = (
         "test_episodes",
     ),
     *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out", "order", "ignore_boundary"),
-    "episodes_file",
+    *("short_classes", "episodes_file"),
 )
 """The settings that a result depends on."""
 CHOICES = {
     "novel_in_train": ("background", "drop"),
     "select_on": ("base", "novel", "none"),
     "order": ("classes", "pairs"),
+    "short_classes": ("refuse", "skip"),
 }
 
 
@@ -92,6 +93,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             effect where the benchmark names its validation classes itself.
         order: of the test's queries, "classes" or "pairs", see `EpisodeSampler`.
         ignore_boundary: see `EpisodeDataset`; validation and test only.
+        short_classes: what becomes of classes with fewer than K + 1 usable images: "refuse" (an error) or "skip".
         episodes_file: a list of test episodes (see `read_list`) instead of drawn ones; its shot and length are taken.
 
     Raises:
@@ -123,6 +125,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         held_out: int = 3,
         order: Literal["classes", "pairs"] = "classes",
         ignore_boundary: bool = True,
+        short_classes: Literal["refuse", "skip"] = "refuse",
         episodes_file: str | None = None,
     ) -> None:
         super().__init__()
@@ -148,6 +151,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.held_out = held_out
         self.order = order
         self.ignore_boundary = ignore_boundary
+        self.short_classes = short_classes
         self.episodes_file = episodes_file
         self.train_data: EpisodeDataset | None = None
         self.val_data: EpisodeDataset | None = None
@@ -172,8 +176,10 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def use_test_seed(self, seed: int) -> None:
         """Let the next test have the episodes of another seed."""
-        self.test_seed, self.test_data = seed, None
+        self.test_seed = seed
         self.setup("test")
+        assert self.test_data is not None
+        self.test_data.sampler.seed = seed
 
     def test_digest(self) -> str:
         """What tells the list of test episodes from any other, see `episode_lists.digest`."""
@@ -298,6 +304,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             min_object_pixels=self.min_object_pixels,
             allowed=allowed,
             names=source.classes,
+            skip_short=self.short_classes == "skip",
         )
         preprocess = Preprocess(self.size, self.resize)
         return EpisodeDataset(source, sampler, preprocess, Augment(self.augment), self.episodes)
@@ -325,6 +332,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             min_object_pixels=self.min_object_pixels,
             order=order,
             names=self.source("val").classes,
+            skip_short=self.short_classes == "skip",
         )
 
     def _evaluation(self, sampler: Episodes, episodes: int, truth: bool) -> EpisodeDataset:

@@ -23,7 +23,7 @@ def run(config: dict[str, Any]) -> Path:
     """
     data = EpisodeDataModule(
         source=dict(config["dataset"]["source"]),
-        **{name: config[name] for name in ("fold", "shot", "min_object_pixels", "order")},
+        **{name: config[name] for name in ("fold", "shot", "min_object_pixels", "short_classes", "order")},
         size=config["dataset"]["recipe"]["test_size"],
         test_seed=config["seed"],
         test_episodes=config["episodes"],

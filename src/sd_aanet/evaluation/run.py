@@ -40,7 +40,8 @@ def run(config: dict[str, Any]) -> Result:
     resize = config["resize"] or trained.get("resize") or "squash"
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in ("fold", "shot", "workers", "min_object_pixels", "order", "ignore_boundary")},
+        **{name: config[name] for name in ("fold", "shot", "workers", "min_object_pixels", "short_classes", "order")},
+        ignore_boundary=config["ignore_boundary"],
         episodes_file=config["episodes_file"],
         size=size,
         resize=resize,

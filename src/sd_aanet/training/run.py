@@ -42,7 +42,7 @@ Config = dict[str, Any]
 DATA = (
     *("fold", "shot", "test_shot", "size", "test_size", "resize", "augment", "batch_size", "test_batch_size", "seed"),
     *("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
-    "ignore_boundary",
+    *("ignore_boundary", "short_classes"),
 )
 """The settings that the data module takes as they are."""
 RECORDED = ("fold", "shot", "seed", "steps", "size", "select_on", "novel_in_train", "held_out")
