@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning_fabric.utilities.seed import pl_worker_init_function
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from sd_aanet.data.episode_lists import digest, read_list
 from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, PlaceSampler
-from sd_aanet.data.reading import lines_of_workers
+from sd_aanet.data.folds import ClassSplit, split_classes
+from sd_aanet.data.loader import EpisodeLoader
 from sd_aanet.data.source import ImageSource, Split
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import Episode, check_size
@@ -49,15 +46,6 @@ CHOICES = {
     "order": ("classes", "pairs"),
     "short_classes": ("refuse", "skip"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassSplit:
-    """Class ids that are trained on, validated on and tested on."""
-
-    train: tuple[int, ...]
-    val: tuple[int, ...]
-    test: tuple[int, ...]
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -205,28 +193,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         Raises:
             ConfigError: no such fold, or `held_out` leaves no class to train on.
         """
-        source = self.source(split)
-        if not 0 <= self.fold < source.folds:
-            raise ConfigError(
-                f"fold={self.fold}, expected 0 to {source.folds - 1} for {source.name}: choose one of these"
-            )
-        novel = source.fold_classes(self.fold)
-        base = tuple(c for c in range(1, len(source.classes) + 1) if c not in novel)
-        own = source.val_classes(self.fold)
-        train = base if own is None else tuple(c for c in base if c not in own)
-        if self.select_on != "base":
-            return ClassSplit(train, novel if self.select_on == "novel" else (), novel)
-        if own is not None:
-            return ClassSplit(train, own, novel)
-        if not 1 <= self.held_out < len(base):
-            raise ConfigError(
-                f"held_out={self.held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: "
-                "change it, or set select_on=none to hold out none"
-            )
-        raw = np.random.PCG64([self.seed, self.fold]).random_raw
-        shuffled = sorted(base, key=lambda c: int(raw()))
-        held_out = tuple(sorted(shuffled[: self.held_out]))
-        return ClassSplit(tuple(c for c in base if c not in held_out), held_out, novel)
+        return split_classes(self.source(split), self.fold, self.seed, self.select_on, self.held_out)
 
     def source(self, split: Split) -> ImageSource:
         """The images of a split, opened once.
@@ -361,28 +328,4 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
-        return _Loader(
-            data,
-            batch_size=batch,
-            sampler=sampler,
-            drop_last=training,
-            num_workers=self.workers,
-            collate_fn=Episode.collate,
-            worker_init_fn=_start_worker,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-class _Loader(DataLoader[Episode]):
-    """A DataLoader whose workers' user errors keep their one line."""
-
-    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
-        with lines_of_workers():
-            yield from super().__iter__()
-
-
-def _start_worker(worker: int) -> None:
-    """One OpenCV thread a worker; and what Lightning's own function does, which this one displaces."""
-    cv2.setNumThreads(0)
-    pl_worker_init_function(worker)
+        return EpisodeLoader(data, sampler, batch, drop_last=training, workers=self.workers)
