@@ -12,7 +12,7 @@ from sd_aanet import cli, composition
 from sd_aanet.errors import ConfigError
 from sd_aanet.training.module import SDAANetModule
 
-COMMANDS = ("train", "evaluate", "predict", "parity", "import-published")
+COMMANDS = ("train", "evaluate", "episodes", "predict", "compare", "parity", "import-published")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_every_command_has_help(command: str, flag: str) -> None:
 
 def test_help_names_the_settings_with_their_comments_and_choices() -> None:
     out = run("train", "--help").out
-    for text in ("fold: 0  # whose classes", "dataset=shapes  # of pascal5i, shapes", "backbone.weights: null  #"):
+    for text in ("fold: 0  # whose classes", "dataset=shapes  # of coco20i", "backbone.weights: null  #"):
         assert text in out
     assert "hydra:\n" not in out
 

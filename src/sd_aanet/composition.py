@@ -107,6 +107,9 @@ def print_help(name: str, about: str, argv: list[str]) -> None:
         if str(group).startswith("override"):
             continue
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
+        if choice is None:
+            print(f"\n{group}=null  # or one of {', '.join(choices)}")
+            continue
         given = [a.partition("=")[2] for a in argv if a.startswith(f"{group}=")]
         choice = given[-1] if given and given[-1] in choices else choice
         print(f"\n{group}={choice}  # of {', '.join(choices)}")

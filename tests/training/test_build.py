@@ -69,7 +69,7 @@ def test_a_module_with_random_weights_says_so(caplog: pytest.LogCaptureFixture) 
     assert module.lr == 0.5
     assert module.loss.alpha == 2.0
     assert module.hparams["preprocess"] == {"size": 33}
-    assert module.test_metric.counts.shape == (6, 4)
+    assert module.val_metric.counts.shape == (6, 4)
     caplog.clear()
     build_module({"backbone": BACKBONE | {"trainable": False}, "model": MODEL}, 5, {"size": 33})
     assert caplog.messages == ["backbone resnet18 starts from random weights and does NOT train: it stays random"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,6 +18,7 @@ from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import IGNORE, Episode
 from sd_aanet.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 Place = tuple[int, int]
 """(epoch, index): where an episode stands. Whoever holds it needs no state to make the episode."""
 
@@ -52,10 +54,11 @@ class EpisodeSampler:
         seed: not negative.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
         order: of the queries. "random": class and query are drawn (training). "classes": each class in turn, its query
-            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, class by class
-            (HSNet's evaluation); only the supports are drawn.
+            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
+            turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
-        names: the names of classes 1..C for error messages.
+        names: the names of classes 1..C for messages.
+        skip_short: leave out classes with too few images, and say so, instead of refusing them.
 
     Raises:
         ConfigError: `shot` is under 1.
@@ -73,6 +76,7 @@ class EpisodeSampler:
         order: Literal["random", "classes", "pairs"] = "random",
         allowed: NDArray[np.bool_] | None = None,
         names: Sequence[str] | None = None,
+        skip_short: bool = False,
     ) -> None:
         if shot < 1:
             raise ConfigError(f"shot={shot}, expected at least 1 support image: set shot=1 or more")
@@ -81,20 +85,24 @@ class EpisodeSampler:
         shows = pixels >= max(min_object_pixels, 1)
         if allowed is not None:
             shows &= allowed[:, None]
-        self.classes = tuple(classes)
         self.shot = shot
         self.seed = seed
         self.order = order
-        self._images: Mapping[int, NDArray[np.intp]] = {c: np.flatnonzero(shows[:, c - 1]) for c in self.classes}
-        short = {c: len(images) for c, images in self._images.items() if len(images) <= shot}
+        images = {c: np.flatnonzero(shows[:, c - 1]) for c in classes}
+        short = {c: len(some) for c, some in images.items() if len(some) <= shot}
         if short:
             listed = ", ".join(f"{names[c - 1] if names else c} ({count})" for c, count in short.items())
-            raise DataError(
+            line = (
                 f"shot={shot} needs {shot + 1} images of every class, each with at least "
-                f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}: "
-                "lower shot or min_object_pixels, or add images"
+                f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}"
             )
-        self._pairs = [(c, int(image)) for c, images in self._images.items() for image in images]
+            if not skip_short or len(short) == len(images):
+                raise DataError(f"{line}: lower shot or min_object_pixels, add images, or set short_classes=skip")
+            logger.warning("CAUTION: %s: they are left out", line)
+        self._images: Mapping[int, NDArray[np.intp]] = {c: some for c, some in images.items() if c not in short}
+        self.classes = tuple(self._images)
+        pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
+        self._pairs = [(c, image) for _, c, image in sorted(pairs)]
 
     def images(self, class_id: int) -> tuple[int, ...]:
         """The images that count for a class."""
@@ -197,7 +205,7 @@ class EpisodeDataset(Dataset[Episode]):
     def _view(self, i: int, mask: Array8, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
         image, mask = self.preprocess.resize_pair(self.source.image(i), mask)
         image, mask, view = self.augment(image, mask, seed)
-        key = "" if view is None else self.source.key(i) + view
+        key = "" if view is None else f"{self.source.key(i)}@{self.preprocess.size}{view}"
         return self.preprocess.normalise(image), torch.from_numpy(mask).long(), key
 
 

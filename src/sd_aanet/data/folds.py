@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from sd_aanet.data.source import ImageSource
 from sd_aanet.errors import ConfigError, DataError
 
 Folds = tuple[tuple[int, ...], ...]
 """The class ids of each fold."""
 ARRANGEMENTS = ("contiguous", "interleaved")
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Class ids that are trained on, validated on and tested on."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
 
 
 def arranged(classes: int, folds: int, arrangement: str) -> Folds:
@@ -76,3 +87,38 @@ def from_file(path: Path, names: Sequence[str]) -> Folds:
         what = f"the class '{unknown[0]}', which does not exist" if unknown else f"the class '{twice[0]}' twice"
         raise DataError(f"folds file {path} names {what}, expected each of {', '.join(names)} at most once")
     return tuple(tuple(sorted(names.index(str(name)) + 1 for name in fold)) for fold in lists)
+
+
+def split_classes(source: ImageSource, fold: int, seed: int, select_on: str, held_out: int) -> ClassSplit:
+    """Which classes are trained on, validated on and tested on.
+
+    Args:
+        source: whose classes.
+        fold: its classes are tested on.
+        seed: of which base classes are held out, for each fold others.
+        select_on: what validation sees: "base" (held-out base classes), "novel" (the test's) or "none".
+        held_out: how many base classes are held out where `select_on` is "base" and the benchmark does not name them.
+
+    Raises:
+        ConfigError: no such fold, or `held_out` leaves no class to train on.
+    """
+    if not 0 <= fold < source.folds:
+        raise ConfigError(f"fold={fold}, expected 0 to {source.folds - 1} for {source.name}: choose one of these")
+    novel = source.fold_classes(fold)
+    base = tuple(c for c in range(1, len(source.classes) + 1) if c not in novel)
+    own = source.val_classes(fold)
+    train = base if own is None else tuple(c for c in base if c not in own)
+    if select_on != "base" or not base:
+        return ClassSplit(train, novel if select_on == "novel" else (), novel)
+    if own is not None:
+        return ClassSplit(train, own, novel)
+    if not 1 <= held_out < len(base):
+        raise ConfigError(
+            f"held_out={held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: "
+            "change it, or set select_on=none to hold out none"
+        )
+    raw = np.random.PCG64([seed, fold]).random_raw
+    shuffled_base = sorted(base, key=lambda _: int(raw()))
+    return ClassSplit(
+        tuple(c for c in base if c not in shuffled_base[:held_out]), tuple(sorted(shuffled_base[:held_out])), novel
+    )

@@ -117,6 +117,7 @@ def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol
         "protocol": protocol.name,
         **described,
         **{name: training.get(name) for name in TRAINING_SWITCHES},
+        "size": data.preprocess.size,
         "episodes": described["test_episodes"],
         "seed": protocol.seed,
         "seeds": protocol.seeds,
@@ -150,7 +151,7 @@ def draw(tester: EpisodeTester, data: EpisodeDataModule, index: int, title: str)
     size = (image.shape[0], image.shape[1])
     attention: NDArray[np.float32] | None = None
     if prediction.attention is not None:
-        whole = resize(prediction.attention.float(), data.size)[0, 0]
+        whole = resize(prediction.attention.float(), data.preprocess.size)[0, 0]
         restored = data.preprocess.restore(whole.cpu(), size).numpy()
         attention = (restored - restored.min()) / max(float(np.ptp(restored)), 1e-7)
     return EpisodeRow(

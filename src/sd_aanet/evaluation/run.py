@@ -36,11 +36,12 @@ def run(config: dict[str, Any]) -> Result:
     module = None if config["checkpoint"] is None else load_module(config["checkpoint"])
     # A size or a resize of one's own, else what the checkpoint was trained with, else the data set's.
     trained = {} if module is None else dict(module.hparams["preprocess"])
-    size = config["size"] or trained.get("size") or config["dataset"]["recipe"]["size"]
+    size = config["size"] or trained.get("size") or config["dataset"]["recipe"]["test_size"]
     resize = config["resize"] or trained.get("resize") or "squash"
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in ("fold", "shot", "workers", "min_object_pixels", "order", "ignore_boundary")},
+        **{name: config[name] for name in ("fold", "shot", "workers", "min_object_pixels", "short_classes", "order")},
+        ignore_boundary=config["ignore_boundary"],
         episodes_file=config["episodes_file"],
         size=size,
         resize=resize,

@@ -39,7 +39,13 @@ from sd_aanet.weights import safe_load
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-RECORDED = ("fold", "shot", "seed", "steps", "select_on", "novel_in_train", "held_out")
+DATA = (
+    *("fold", "shot", "test_shot", "size", "test_size", "resize", "augment", "batch_size", "test_batch_size", "seed"),
+    *("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
+    *("ignore_boundary", "short_classes"),
+)
+"""The settings that the data module takes as they are."""
+RECORDED = ("fold", "shot", "seed", "steps", "size", "select_on", "novel_in_train", "held_out")
 """What a checkpoint tells of its training, beside the data set."""
 
 
@@ -127,19 +133,9 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
     epochs = max(1, config["steps"] // config["val_every"])
     per_epoch = config["steps"] // epochs
     world = world_size(config["strategy"])
-    names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed")
-    more = (
-        "workers",
-        "min_object_pixels",
-        "novel_in_train",
-        "select_on",
-        "held_out",
-        "val_episodes",
-        "ignore_boundary",
-    )
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in (*names, *more, "order", "ignore_boundary")},
+        **{name: config[name] for name in DATA},
         episodes=per_epoch * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
@@ -149,7 +145,7 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
 
 def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
     classes = len(data.source("train").classes)
-    preprocess = {"size": config["size"], "resize": config["resize"]}
+    preprocess = {"size": config["test_size"], "resize": config["resize"]}
     if config["model"]["method"] == "prototype":
         raise ConfigError(
             "model=prototype has nothing to train: run sd-aanet evaluate checkpoint=null model=prototype, or choose "
