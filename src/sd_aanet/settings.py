@@ -96,11 +96,11 @@ COMMON = {
     "model.loss.temperature": _or_null(_number(1.0, zero=False)),
     "model.loss.detach_teacher": _or_null(SWITCH),
     "strategy.devices": Rule("a number of devices, auto, or a list of their indices", _devices, "auto"),
-    "strategy.num_nodes": _whole(1),
 }
 RULES = {
     "train": COMMON
     | {
+        "num_nodes": _whole(1),
         "size": _whole(1, 473),
         "steps": _whole(1, 900),
         "lr": _number(0.01, zero=False),
@@ -118,7 +118,7 @@ RULES = {
     },
     "evaluate": COMMON | {"size": _or_null(_whole(1, 473)), "episodes": _whole(1, 1000)},
 }
-PATHS = ("checkpoint", "resume", "out", "remember_dir", "backbone.weights", "dataset.source.root")
+PATHS = ("checkpoint", "resume", "out", "sweep", "remember_dir", "backbone.weights", "dataset.source.root")
 """Settings that are text even where they look like a number: `out=2026`."""
 
 
