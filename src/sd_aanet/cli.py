@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import cast
 
-from sd_aanet.composition import Task, complain, print_help, run_composed
+from sd_aanet.composition import Task, print_help, run_composed
 from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.mistakes import complain
 
 COMPOSED = {
     "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
@@ -27,7 +28,7 @@ PLAIN = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code: 0, 1 for failed checks, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run a command and leave with its exit code: 0, 1 for what failed, 2 for a user's mistake, 130 for Ctrl-C."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
@@ -62,9 +63,8 @@ def _composed(name: str, argv: list[str]) -> int:
     module, about = COMPOSED[name]
     if "-h" in argv or "--help" in argv:
         print_help(name, about, argv)
-    else:
-        run_composed(name, lambda: cast(Task, importlib.import_module(module).run), _with_out(argv))
-    return 0
+        return 0
+    return run_composed(name, lambda: cast(Task, importlib.import_module(module).run), _with_out(argv))
 
 
 def _with_out(argv: list[str]) -> list[str]:

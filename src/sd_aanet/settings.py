@@ -106,11 +106,11 @@ COMMON = EPISODES | {
     "model.loss.temperature": _or_null(_number(1.0, zero=False)),
     "model.loss.detach_teacher": _or_null(SWITCH),
     "strategy.devices": Rule("a number of devices, auto, or a list of their indices", _devices, "auto"),
-    "strategy.num_nodes": _whole(1),
 }
 RULES = {
     "train": COMMON
     | {
+        "num_nodes": _whole(1),
         "size": _whole(1, 473),
         "test_size": _whole(1, 473),
         "steps": _whole(1, 900),
@@ -137,7 +137,7 @@ RULES = {
     "episodes": EPISODES | {"episodes": _whole(1, 1000)},
 }
 PATHS = (
-    *("checkpoint", "resume", "out", "remember_dir", "episodes_file", "backbone.weights"),
+    *("checkpoint", "resume", "out", "sweep", "remember_dir", "episodes_file", "backbone.weights"),
     *("dataset.source.root", "dataset.source.lists"),
 )
 """Settings that are text even where they look like a number: `out=2026`."""
