@@ -10,7 +10,7 @@ from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import DataLoader
 
 from sd_aanet.data.episodes import EpisodeDataset, PlaceSampler
-from sd_aanet.data.reading import lines_of_workers
+from sd_aanet.data.reading import lines_of_workers, start_method
 from sd_aanet.episode import Episode
 
 
@@ -34,6 +34,7 @@ class EpisodeLoader(DataLoader[Episode]):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=workers,
+            multiprocessing_context=start_method(workers),
             collate_fn=Episode.collate,
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,

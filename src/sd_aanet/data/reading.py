@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -45,11 +46,19 @@ def read_all(call: Callable[[int], T], count: int, title: str) -> Iterator[T]:
         yield from map(call, range(count))
         return
     workers = min(_WORKERS, os.cpu_count() or 1)
-    loader = DataLoader(_Calls(call, count), batch_size=_BATCH, num_workers=workers, collate_fn=list)
+    calls = _Calls(call, count)
+    loader = DataLoader(
+        calls, _BATCH, num_workers=workers, collate_fn=list, multiprocessing_context=start_method(workers)
+    )
     with lines_of_workers(), tqdm(total=count, desc=title, unit="image") as bar:
         for batch in loader:
             yield from batch
             bar.update(len(batch))
+
+
+def start_method(workers: int) -> str | None:
+    """How a DataLoader's workers start: as on this platform, but named, since in joblib's processes the default is another."""
+    return None if workers == 0 else "fork" if sys.platform == "linux" else "spawn"
 
 
 @contextlib.contextmanager
