@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,3 +71,9 @@ def at_once(launcher: str, config: DictConfig, jobs: int) -> int:
             f"hydra.launcher.n_jobs={number}, expected at least 1, or -1 for a job a core: set hydra.launcher.n_jobs=2"
         )
     return min(jobs, cores() if number == -1 else number)
+
+
+def start_processes_as_usual() -> None:
+    """In a process of joblib's: start others in Python's way; a data loader's workers do not start in joblib's."""
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        multiprocessing.set_start_method(None, force=True)

@@ -21,7 +21,7 @@ from sd_aanet.errors import SDAANetError
 from sd_aanet.files import remove_empty, short, written_whole
 from sd_aanet.sweep.devices import device_of_its_own
 from sd_aanet.sweep.folder import alone, is_left
-from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check
+from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processes_as_usual
 
 Config = dict[str, Any]
 INTERNAL = (".submitit", "multirun.yaml")
@@ -116,7 +116,9 @@ class Sweep:
         with suppress(FileNotFoundError), starts.open("a") as file:
             file.write(".")
         print(f"\njob {number + 1} of {len(self.jobs)}: {folder.name}", flush=True)
-        self._record(record, self._attempted(folder, attempt))
+        outcome = self._attempted(folder, attempt)
+        _free_memory()
+        self._record(record, outcome)
 
     def _attempted(self, folder: Path, attempt: Callable[[], str]) -> Outcome:
         failure = self.folder / "failures" / f"{folder.name}.txt"
@@ -134,7 +136,6 @@ class Sweep:
                 path.write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
             outcome = Outcome(folder.name, "failed", f"{line} (traceback: {short(failure)})")
         print(f"{outcome.name} failed, the others go on: {outcome.line}", flush=True)
-        _free_memory()
         return outcome
 
     def _record(self, path: Path, outcome: Outcome) -> None:
@@ -164,6 +165,7 @@ class Sweep:
                 strategy = stack.enter_context(device_of_its_own(config["strategy"], number, self.at_once))
                 config = {**config, "strategy": strategy}
             if self.launcher == "joblib":
+                start_processes_as_usual()
                 stack.enter_context(_printing_to(folder / "output.txt"))
             task(config)
         if self.launcher == "joblib":
@@ -247,7 +249,7 @@ def _one_line(text: str) -> str:
 
 
 def _free_memory() -> None:
-    """Leave the next job what a failed one took of a GPU."""
+    """Leave the next job, here or in another process, what this one took of a GPU."""
     gc.collect()
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
