@@ -17,6 +17,7 @@ COMPOSED = {
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {
+    "report": ("sd_aanet.evaluation.report", "tables, plots and a page of a sweep's results"),
     "parity": ("sd_aanet.evaluation.parity", "compare the network with recorded outputs of the published one"),
     "import-published": ("sd_aanet.checkpoint", "turn a published checkpoint into ours, or ours into a published one"),
 }
