@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sd_aanet.cli import main
 
-DATA = ("strategy=cpu", "dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100")
+DATA = ("strategy=cpu", "dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100", "seeds=1")
 TINY = (
     *(*DATA, "backbone.head_channels=8", "precision=32-true"),
     *("batch_size=2", "steps=4", "val_every=2", "val_episodes=4", "test_episodes=6", "test_batch_size=4"),
@@ -77,6 +77,14 @@ def nothing_left() -> Iterator[None]:
     before = {*Path().rglob("*")}
     yield
     assert {*Path().rglob("*")} - before == set()
+
+
+def episode_rows(folder: Path, resolution: str = "original") -> list[list[int]]:
+    """The rows of episodes.csv as numbers: seed, index, class id, and the five counts."""
+    counts = ("intersection", "union", "background_intersection", "background_union", "object")
+    with (folder / "episodes.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["resolution"] == resolution]
+    return [[int(row[name]) for name in ("seed", "index", "class_id", *counts)] for row in rows]
 
 
 def metrics(folder: Path, version: int = 0) -> list[dict[str, float]]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import EVALUATION, TINY, Done, ran
+from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
 
-FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou", "classes", "rows", "episodes", "protocol", "network")
+PROTOTYPE = ("checkpoint=null", "model=prototype")
+FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou", "classes", "seeds", "episodes", "protocol", "network")
 
 
 @pytest.fixture(autouse=True)
@@ -38,21 +39,23 @@ def test_the_figures_are_those_of_the_training_and_follow_from_the_rows(
 ) -> None:
     result = evaluated(checkpoint)
     at_its_end = json.loads((trained[0] / "result.json").read_text())
-    for name in ("miou", "fb_iou", "classes", "rows"):
+    for name in ("miou", "fb_iou", "classes", "seeds", "training"):
         assert result[name] == at_its_end[name]
-    rows = np.array(result["rows"])
+    assert episode_rows(Path("out")) == episode_rows(trained[0])
+    rows = np.array(episode_rows(Path("out")))[:, 1:]
     assert rows[:, 0].tolist() == list(range(6))
     novel = result["protocol"]["classes"]["test"]
     assert [novel[c - 1] for c in rows[:, 1]] == [novel[i % 5] for i in range(6)], "each novel class in turn"
     foreground = [rows[rows[:, 1] == c][:, 2:4].sum(0) for c in np.unique(rows[:, 1])]
     assert result["miou"] == pytest.approx(np.mean([i / max(u, 1) for i, u in foreground]))
-    sums = rows[:, 2:].sum(0)
+    sums = rows[:, 2:6].sum(0)
     assert result["fb_iou"] == pytest.approx((sums[0] / sums[1] + sums[2] / sums[3]) / 2)
 
 
 def test_it_repeats_bit_for_bit_with_workers_and_other_batches(checkpoint: str) -> None:
-    first = evaluated(checkpoint, out="one")
-    assert figures(evaluated(checkpoint, "workers=2", "batch_size=3", out="three")) == figures(first)
+    first = evaluated(checkpoint, "seeds=2", out="one")
+    assert figures(evaluated(checkpoint, "seeds=2", "workers=2", "batch_size=3", out="three")) == figures(first)
+    assert Path("one/episodes.csv").read_text() == Path("three/episodes.csv").read_text()
 
 
 def test_remembered_features_give_the_figures_of_computed_ones(checkpoint: str) -> None:
@@ -64,9 +67,9 @@ def test_remembered_features_give_the_figures_of_computed_ones(checkpoint: str) 
 def test_other_shots_other_sizes_other_folds(checkpoint: str) -> None:
     five = evaluated(checkpoint, "shot=5", "size=49", "resize=keep_aspect")
     assert five["protocol"]["test_shot"] == 5
-    assert five["protocol"]["resolution"] == "keep_aspect to 49"
+    assert (five["protocol"]["resize"], five["protocol"]["size"]) == ("keep_aspect", 49)
     other = evaluated(checkpoint, "fold=1")
-    assert other["protocol"]["resolution"] == "squash to 65", "as in training, where nothing is said"
+    assert (other["protocol"]["resize"], other["protocol"]["size"]) == ("squash", 65), "as in training"
     assert not set(other["classes"]) & set(five["classes"])
 
 
@@ -77,7 +80,8 @@ def test_classes_that_were_trained_on_are_pointed_out(checkpoint: str) -> None:
 
 
 def test_another_seed_is_another_list_of_episodes(trained: tuple[Path, Done], checkpoint: str) -> None:
-    assert evaluated(checkpoint, "seed=1")["rows"] != json.loads((trained[0] / "result.json").read_text())["rows"]
+    other, at_its_end = evaluated(checkpoint, "seed=1"), json.loads((trained[0] / "result.json").read_text())
+    assert other["seeds"][0]["episodes"] != at_its_end["seeds"][0]["episodes"]
 
 
 def test_the_prototype_needs_no_checkpoint_and_takes_the_backbone_of_one(
@@ -90,15 +94,21 @@ def test_the_prototype_needs_no_checkpoint_and_takes_the_backbone_of_one(
     weights = f"backbone.weights={trained[0] / 'checkpoints/best.ckpt'}"
     same_features = evaluated(*prototype, weights)
     assert same_features["checkpoint"] is None
-    assert same_features["rows"] != random["rows"]
+    assert same_features["training"] is None
+    assert same_features["seeds"] != random["seeds"]
     stage2 = evaluated(*prototype, weights, "model.stage=2")
-    assert stage2["rows"] != same_features["rows"]
+    assert stage2["seeds"] != same_features["seeds"]
 
 
 def test_every_switch_of_the_protocol_stands_beside_the_figures(trained: tuple[Path, Done]) -> None:
     result = json.loads((trained[0] / "result.json").read_text())
-    switches = ("dataset", "fold", "test_shot", "test_seed", "size", "resize", "min_object_pixels", "test_episodes")
-    assert {*switches, "resolution", "ignore_boundary", "classes"} <= set(result["protocol"])
+    switches = ("protocol", "dataset", "fold", "test_shot", "size", "resize", "min_object_pixels", "episodes", "seeds")
+    more = ("resolution", "ignore_boundary", "classes", "order", "select_on", "novel_in_train", "scales", "flip")
+    assert {*switches, *more} <= set(result["protocol"])
+    assert result["training"] == {
+        "dataset": "shapes", "fold": 0, "shot": 1, "seed": 0, "steps": 4, "size": 65, "select_on": "base",
+        "novel_in_train": "background", "held_out": 3,
+    }  # fmt: skip
     assert {"torch", "numpy", "pytorch_lightning", "sd_aanet", "python"} <= set(result["versions"])
     assert result["seconds"] >= 0
     assert result["episodes_per_second"] > 0
@@ -128,3 +138,105 @@ def test_an_untrained_network_can_be_evaluated() -> None:
     settings = [setting for setting in TINY if setting.startswith(("strategy", "dataset", "backbone", "min", "prec"))]
     ran("evaluate", "checkpoint=null", *settings, "episodes=6", "shot=2", "out=out")
     assert json.loads(Path("out/result.json").read_text())["network"]["channels"] == 8
+
+
+# Protocols
+
+
+def test_strict_is_the_default_and_presets_set_every_switch(checkpoint: str) -> None:
+    plain = [setting for setting in EVALUATION if not setting.startswith(("seeds", "episodes", "min"))]
+    shown = {}
+    for name in ("strict", "hsnet", "published"):
+        preset = () if name == "strict" else (f"protocol={name}",)
+        ran("evaluate", *plain, checkpoint, *preset, "episodes=5", f"out={name}")
+        shown[name] = json.loads(Path(name, "result.json").read_text())["protocol"]
+    switches = ("seeds", "resolution", "order", "min_object_pixels", "select_on")
+    assert [shown["strict"][s] for s in switches] == [5, "original", "classes", 375, "base"]
+    assert [shown["hsnet"][s] for s in switches] == [1, "squashed", "pairs", 0, "base"], "as it was trained"
+    assert [shown["published"][s] for s in switches] == [1, "squashed", "classes", 375, "base"]
+    assert [shown[name]["protocol"] for name in shown] == list(shown)
+
+
+def test_seeds_are_lists_of_their_own_with_mean_and_spread(trained: tuple[Path, Done]) -> None:
+    prototype = (*PROTOTYPE, f"backbone.weights={trained[0] / 'checkpoints/best.ckpt'}")
+    several = evaluated(*prototype, "seeds=3", "seed=4")
+    assert [one["seed"] for one in several["seeds"]] == [4, 5, 6]
+    assert len({one["episodes"] for one in several["seeds"]}) == 3
+    alone = evaluated(*prototype, "seed=5", out="alone")
+    assert alone["spread"] is None
+    assert alone["seeds"][0] == several["seeds"][1]
+    for name in ("miou", "fb_iou"):
+        values = [one[name] for one in several["seeds"]]
+        assert several[name] == pytest.approx(np.mean(values))
+        assert several["spread"][name]["sd"] == pytest.approx(np.std(values, ddof=1))
+        low, high = several["spread"][name]["interval"]
+        assert low <= several[name] <= high
+    assert several["episodes"] == 18
+    assert "over 3 seeds" in ran("evaluate", *EVALUATION, *prototype, "seeds=3", "out=more").out
+    with np.load("out/prototypes.npz", allow_pickle=False) as prototypes:
+        assert prototypes["prototype"].shape == (6, 256)
+        assert prototypes["class_id"].tolist() == [1, 2, 3, 4, 5, 1]
+
+
+def test_both_resolutions_are_those_of_each_alone() -> None:
+    both = evaluated(*PROTOTYPE, "size=49", "resolution=both", out="both")
+    names = ("original", "squashed")
+    alone = {name: evaluated(*PROTOTYPE, "size=49", f"resolution={name}", out=name) for name in names}
+    assert both["miou"] == alone["original"]["miou"]
+    assert both["also"]["squashed"]["seeds"] == alone["squashed"]["seeds"]
+    assert list(both["also"]) == ["squashed"]
+    for name, result in alone.items():
+        assert result["also"] == {}
+        assert episode_rows(Path("both"), name) == episode_rows(Path(name), name)
+    assert sum(row[4] + row[5] for row in episode_rows(Path("original"))) == 6 * 65 * 65, "the photographs' pixels"
+    assert sum(row[4] + row[5] for row in episode_rows(Path("squashed"), "squashed")) == 6 * 49 * 49
+
+
+def test_views_are_switches_that_stand_beside_the_figures(checkpoint: str) -> None:
+    views = evaluated(checkpoint, "scales=[0.8,1.0]", "flip=true")
+    assert (views["protocol"]["scales"], views["protocol"]["flip"]) == ([0.8, 1.0], True)
+    refused(
+        run("evaluate", *EVALUATION, checkpoint, "scales=[0]", "out=bad"), "scales=[0]", "a list of numbers above 0"
+    )
+
+
+# Lists of episodes, and comparisons
+
+
+def test_a_list_that_was_written_gives_the_figures_of_the_drawn_one(checkpoint: str) -> None:
+    data = [setting for setting in EVALUATION if setting.startswith(("dataset", "min", "episodes"))]
+    done = ran("episodes", *data, "shot=2", "seed=3", "--out", "my list.json")
+    assert "written: my list.json, 6 episodes of 5 classes" in done.out
+    drawn = evaluated(checkpoint, "shot=2", "seed=3", out="drawn")
+    plain = [setting for setting in EVALUATION if not setting.startswith("seeds")]  # strict asks for five lists
+    ran("evaluate", *plain, checkpoint, 'episodes_file="my list.json"', "out=listed")
+    listed = json.loads(Path("listed/result.json").read_text())
+    assert listed["miou"] == drawn["miou"]
+    assert listed["seeds"][0]["episodes"] == drawn["seeds"][0]["episodes"]
+    assert (listed["protocol"]["test_shot"], listed["protocol"]["seeds"]) == (2, 1)
+    assert listed["protocol"]["episodes_file"] == "my list.json"
+    done = ran("compare", "drawn", "drawn")
+    assert "+0.00   [+0.00, +0.00]" in done.out
+
+
+def test_two_results_are_compared_over_the_same_episodes() -> None:
+    network = ("checkpoint=null", "backbone.head_channels=8", "seeds=2")
+    for stage, folder in ((3, "a"), (2, "b")):
+        for fold in (0, 1):
+            evaluated(*network, "model=prototype", f"model.stage={stage}", f"fold={fold}", out=f"{folder}/{fold}")
+    done = ran("compare", "a", "b", "--out", "difference.json")
+    entries = json.loads(Path("difference.json").read_text())
+    assert [entry["of"][1] for entry in entries] == ["fold 0", "fold 1"]
+    for entry in entries:
+        a, b = (json.loads(Path(f, entry["of"][1][-1], "result.json").read_text())["miou"] for f in "ab")
+        assert (entry["a"], entry["b"]) == pytest.approx((a, b))
+        low, high = entry["interval"]
+        assert low - 1e-9 <= entry["difference"] <= high + 1e-9
+    assert "\nmean " in done.out
+    refused(run("compare", "a/0", "b/1"), "different lists of episodes", "episodes_file")
+    refused(run("compare", "a", "missing"), "'missing' holds no result.json")
+    Path("old").mkdir()
+    Path("old/result.json").write_text('{"miou": 0.5, "rows": []}')
+    refused(run("compare", "a/0", "old"), "'old/result.json'", "evaluate again")
+    evaluated(*network, "model=prototype", "fold=0", out="a/again")
+    refused(run("compare", "a", "b"), "holds two results of shapes fold 0 1-shot seed -")

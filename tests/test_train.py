@@ -115,7 +115,7 @@ def test_selection_on_the_novel_classes_early_stopping_clipping_and_aspect() -> 
     protocol = json.loads(Path("run/result.json").read_text())["protocol"]
     assert protocol["select_on"] == "novel"
     assert protocol["classes"]["val"] == protocol["classes"]["test"]
-    assert protocol["resolution"] == "keep_aspect to 65"
+    assert (protocol["resize"], protocol["size"]) == ("keep_aspect", 65)
     assert load_module("run/checkpoints/best.ckpt").hparams["preprocess"] == {"size": 65, "resize": "keep_aspect"}
 
 
@@ -226,7 +226,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     assert metrics(run_folder, version=1) == metrics(trained[0])[3:]
     assert read_metrics(run_folder) == read_metrics(trained[0]), "the curves show each step once"
     mine, theirs = (json.loads((f / "result.json").read_text()) for f in (run_folder, trained[0]))
-    assert mine["rows"] == theirs["rows"]
+    assert mine["seeds"] == theirs["seeds"]
 
 
 def test_resume_takes_a_checkpoint_and_a_folder_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:

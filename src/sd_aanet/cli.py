@@ -7,16 +7,20 @@ import sys
 from collections.abc import Sequence
 from typing import cast
 
-from sd_aanet.composition import Task, complain, print_help, run_composed
+from sd_aanet.composition import Task, print_help, run_composed
 from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.mistakes import complain
 
 COMPOSED = {
     "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
     "evaluate": ("sd_aanet.evaluation.run", "mIoU and FB-IoU of a checkpoint on classes it never saw"),
+    "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
     "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {
+    "prepare": ("sd_aanet.data.prepare", "build a benchmark's folder from its archives"),
+    "compare": ("sd_aanet.evaluation.compare", "the difference of two results over the same episodes"),
     "report": ("sd_aanet.evaluation.report", "tables, plots and a page of a sweep's results"),
     "parity": ("sd_aanet.evaluation.parity", "compare the network with recorded outputs of the published one"),
     "import-published": ("sd_aanet.checkpoint", "turn a published checkpoint into ours, or ours into a published one"),
@@ -25,7 +29,7 @@ PLAIN = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code: 0, 1 for failed checks, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run a command and leave with its exit code: 0, 1 for what failed, 2 for a user's mistake, 130 for Ctrl-C."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
@@ -60,6 +64,16 @@ def _composed(name: str, argv: list[str]) -> int:
     module, about = COMPOSED[name]
     if "-h" in argv or "--help" in argv:
         print_help(name, about, argv)
-    else:
-        run_composed(name, lambda: cast(Task, importlib.import_module(module).run), argv)
-    return 0
+        return 0
+    return run_composed(name, lambda: cast(Task, importlib.import_module(module).run), _with_out(argv))
+
+
+def _with_out(argv: list[str]) -> list[str]:
+    """`--out PATH`, which the plain commands take, as the setting `out=PATH` that it is here."""
+    settings: list[str] = []
+    for argument in argv:
+        if settings and settings[-1] == "--out":
+            settings[-1] = f"out={argument}"
+        else:
+            settings.append(argument.replace("--out=", "out=", 1) if argument.startswith("--out=") else argument)
+    return settings

@@ -38,6 +38,8 @@ class Episode:
         query_key: B names, each of the exact pixels of one view of an image, so that what the backbone makes of
             them can be remembered. Empty where the view was augmented at random.
         support_key: B times K such names.
+        query_truth: B masks (H, W) uint8, each of the query's own size, for metrics at the original resolution; empty
+            in training.
     """
 
     query: Tensor
@@ -48,12 +50,15 @@ class Episode:
     index: Tensor
     query_key: tuple[str, ...]
     support_key: tuple[tuple[str, ...], ...]
+    query_truth: tuple[Tensor, ...] = ()
 
     def _map(self, function: str, *args: object, **kwargs: object) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(
-            **{k: getattr(v, function)(*args, **kwargs) if isinstance(v, Tensor) else v for k, v in values.items()}
-        )
+        def mapped(value: object) -> object:
+            if isinstance(value, tuple):
+                return tuple(map(mapped, value))
+            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
+
+        return type(self)(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same episodes with every tensor on `device`."""

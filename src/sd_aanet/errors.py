@@ -10,7 +10,17 @@ class ConfigError(SDAANetError):
 
 
 class DataError(SDAANetError):
-    """Images, masks, lists or folders that are missing, unreadable or do not fit together."""
+    """Images, masks, lists or folders that are missing, unreadable or do not fit together.
+
+    Args:
+        message: the line.
+        defect: which kind of defect of one file it is, for `sd-aanet check`: "missing", "unreadable", "size" (image and
+            mask differ) or "values" (a mask holds what is no class); "" for any other.
+    """
+
+    def __init__(self, message: str, defect: str = "") -> None:
+        super().__init__(message)
+        self.defect = defect
 
 
 class CheckpointError(SDAANetError):

@@ -11,6 +11,21 @@ from pathlib import Path
 from sd_aanet.errors import ConfigError, SDAANetError
 
 
+def short(path: Path) -> str:
+    """A path from the working folder, where it is in that."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder of the working folder if nothing is in it, and those above it that then are empty."""
+    with suppress(OSError):  # not empty, or just taken by another process
+        while Path.cwd() in folder.parents:
+            if folder.exists():
+                folder.rmdir()
+            folder = folder.parent
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well: no reader ever sees half a file."""

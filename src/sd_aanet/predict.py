@@ -10,14 +10,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sd_aanet.data.source import Array8
+from sd_aanet.data.source import SUFFIXES, Array8
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
 from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation, read_picture, read_support
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What counts as a picture in a folder."""
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
 SUPPORTS = "supports.png"
 _COLUMNS = 4

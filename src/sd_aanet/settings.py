@@ -63,7 +63,7 @@ def _or_null(rule: Rule) -> Rule:
     return Rule(f"{rule.expected}, or null", lambda v: v is None or rule.holds(v), rule.example)
 
 
-def _bins(value: Any) -> bool:
+def _positive_numbers(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(_number(1, zero=False).holds(v) for v in value)
 
 
@@ -75,33 +75,44 @@ def _devices(value: Any) -> bool:
 
 SWITCH = _one_of(True, False)
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
-COMMON = {
-    **{key: _whole(0) for key in ("fold", "seed", "workers", "min_object_pixels")},
+EPISODES = {
+    **{key: _whole(0) for key in ("fold", "seed", "min_object_pixels")},
     "shot": _whole(1),
-    "batch_size": _whole(1, 4),
-    "features": _one_of("compute", "remember"),
-    "remember_gb": _number(8, zero=False),
-    "precision": _one_of(*PRECISIONS),
+    "order": _one_of("classes", "pairs"),
+    "short_classes": _one_of("refuse", "skip"),
     "dataset.source.size": _whole(1, 97),
     "dataset.source.seed": _whole(0),
     "dataset.source.images": _or_null(_whole(1, 500)),
+    "dataset.source.folds": _or_null(_whole(1, 4)),
+    "dataset.source.val_share": _number(0.3, zero=False, most=1),
+}
+COMMON = EPISODES | {
+    "workers": _whole(0),
+    "batch_size": _whole(1, 4),
+    "seeds": _whole(1, 5),
+    "resolution": _one_of("original", "squashed", "both"),
+    "ignore_boundary": SWITCH,
+    "features": _one_of("compute", "remember"),
+    "remember_gb": _number(8, zero=False),
+    "precision": _one_of(*PRECISIONS),
     "backbone.trainable": _one_of("auto", True, False),
     "backbone.head_channels": _whole(1, 64),
     "backbone.prior_stage": _one_of(2, 3, 4),
     **{f"model.{key}": SWITCH for key in ("sdpm", "saam", "prior", "bounded_attention")},
     "model.stage": _one_of(2, 3),
-    "model.bins": Rule("a list of numbers above 0", _bins, "[1.0,0.5,0.25,0.125]"),
+    "model.bins": Rule("a list of numbers above 0", _positive_numbers, "[1.0,0.5,0.25,0.125]"),
     "model.dropout": _number(1.0, most=2),
     **{f"model.loss.{key}": _number(1.0) for key in ("alpha", "beta", "auxiliary")},
     "model.loss.temperature": _or_null(_number(1.0, zero=False)),
     "model.loss.detach_teacher": _or_null(SWITCH),
     "strategy.devices": Rule("a number of devices, auto, or a list of their indices", _devices, "auto"),
-    "strategy.num_nodes": _whole(1),
 }
 RULES = {
     "train": COMMON
     | {
+        "num_nodes": _whole(1),
         "size": _whole(1, 473),
+        "test_size": _whole(1, 473),
         "steps": _whole(1, 900),
         "lr": _number(0.01, zero=False),
         "momentum": _number(0.9, most=1),
@@ -116,9 +127,19 @@ RULES = {
         "test_shot": _whole(1),
         "test_batch_size": _whole(1, 8),
     },
-    "evaluate": COMMON | {"size": _or_null(_whole(1, 473)), "episodes": _whole(1, 1000)},
+    "evaluate": COMMON
+    | {
+        "size": _or_null(_whole(1, 473)),
+        "episodes": _whole(1, 1000),
+        "scales": Rule("a list of numbers above 0", _positive_numbers, "[0.8,1.0,1.2]"),
+        "flip": SWITCH,
+    },
+    "episodes": EPISODES | {"episodes": _whole(1, 1000)},
 }
-PATHS = ("checkpoint", "resume", "out", "remember_dir", "backbone.weights", "dataset.source.root")
+PATHS = (
+    *("checkpoint", "resume", "out", "sweep", "remember_dir", "episodes_file", "backbone.weights"),
+    *("dataset.source.root", "dataset.source.lists"),
+)
 """Settings that are text even where they look like a number: `out=2026`."""
 
 

@@ -200,7 +200,7 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
     assert told["min_object_pixels"] == 2048
     assert told["test_shot"] == 1
     for value in told.values():
-        assert isinstance(value, (str, int, dict))
+        assert value is None or isinstance(value, (str, int, dict))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import itertools
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,21 +16,27 @@ from sd_aanet.errors import ConfigError, DataError
 PIXELS = np.random.default_rng(0).integers(0, 8000, (40, 6))
 
 
-@given(st.integers(0, 2**40), st.integers(0, 1000), st.integers(0, 10**6), st.integers(1, 9), st.booleans())
+@given(
+    st.integers(0, 2**40),
+    st.integers(0, 1000),
+    st.integers(0, 10**6),
+    st.integers(1, 9),
+    st.sampled_from(["random", "classes", "pairs"]),
+)
 def test_supports_are_distinct_and_none_is_the_query(
-    seed: int, epoch: int, index: int, shot: int, in_turn: bool
+    seed: int, epoch: int, index: int, shot: int, order: Literal["random", "classes", "pairs"]
 ) -> None:
-    sampler = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, in_turn=in_turn)
+    sampler = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, order=order)
     spec = sampler.draw(epoch, index)
     images = (spec.query, *spec.supports)
     assert len(spec.supports) == shot
     assert len(set(images)) == shot + 1
     assert (PIXELS[list(images), spec.class_id - 1] >= 2048).all()
     assert spec.class_id in (2, 3, 5)
-    if in_turn:
+    if order == "classes":
         assert spec.class_id == (2, 3, 5)[index % 3]
     # A fresh sampler, asked for other things first, says the same.
-    other = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, in_turn=in_turn)
+    other = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, order=order)
     other.draw(7, 7)
     assert other.draw(epoch, index) == spec
 
@@ -53,6 +60,16 @@ def test_draws_are_spread_evenly() -> None:
     assert specs[:500] != specs[500:1000]
 
 
+def test_pairs_are_queries_in_turn_and_classes_too() -> None:
+    pixels = np.array([[9, 0], [9, 9], [9, 9], [0, 9], [9, 0]]) * 1000
+    sampler = EpisodeSampler(pixels, (1, 2), 1, 0, order="pairs")
+    once = [(1, 0), (2, 1), (1, 1), (2, 2), (1, 2), (2, 3), (1, 4)]
+    drawn = [sampler.draw(0, index) for index in range(14)]
+    assert [(spec.class_id, spec.query) for spec in drawn] == once * 2
+    supports = [spec.supports for spec in drawn]
+    assert supports[:7] != supports[7:], "only the supports are drawn"
+
+
 def test_an_image_counts_from_2048_pixels_on() -> None:
     pixels = np.array([[2047], [2048], [5000], [1], [0]])
     assert EpisodeSampler(pixels, (1,), 1, 0).images(1) == (1, 2)
@@ -73,6 +90,9 @@ def test_too_few_images_and_no_shot() -> None:
     EpisodeSampler(pixels, (1,), 2, 0)
     with pytest.raises(ConfigError, match="shot=0, expected at least 1 support"):
         EpisodeSampler(pixels, (1,), 0, 0)
+    assert EpisodeSampler(pixels, (1, 2, 3), 2, 0, names=names, skip_short=True).classes == (1,)
+    with pytest.raises(DataError, match=r"fewer: bee \(1\), cat \(0\): lower shot"):
+        EpisodeSampler(pixels, (2, 3), 2, 0, names=names, skip_short=True)
     with pytest.raises(DataError, match="no class is left"):
         EpisodeSampler(pixels, (), 1, 0)
 
@@ -94,13 +114,32 @@ def test_an_episode_is_what_its_spec_says(voc: Voc) -> None:
     assert episode.query_mask.dtype == episode.support_mask.dtype == episode.class_id.dtype == torch.int64
     assert episode.class_id.tolist() == [spec.class_id]
     assert episode.index.tolist() == [4]
-    assert episode.query_key == (data.source.key(spec.query),)
-    assert episode.support_key == (tuple(data.source.key(i) for i in spec.supports),)
+    assert episode.query_key == (f"{data.source.key(spec.query)}@33",)
+    assert episode.support_key == (tuple(f"{data.source.key(i)}@33" for i in spec.supports),)
     image, mask = data.source.image(spec.supports[1]), data.source.mask(spec.supports[1], spec.class_id)
     assert torch.equal(episode.support[0, 1], data.preprocess.image(image))
     assert torch.equal(episode.support_mask[0, 1], data.preprocess.mask(mask))
     with pytest.raises(IndexError):
         data[10]
+
+
+def test_the_truth_is_the_querys_own_mask_and_its_boundary_may_count(voc: Voc) -> None:
+    source = Pascal5i(voc(4), "val")
+    sampler = EpisodeSampler(source.pixels(), (3, 6), 1, 11)
+
+    def made(**settings: bool) -> EpisodeDataset:
+        return EpisodeDataset(source, sampler, Preprocess(33), Augment(), 10, **settings)
+
+    plain, ignoring, counting = made(), made(truth=True), made(truth=True, ignore_boundary=False)
+    assert plain[0].query_truth == ()
+    mask = source.mask(plain.spec(0).query, plain.spec(0).class_id)
+    background = np.where(mask == 255, 0, mask).astype(np.uint8)
+    assert (mask != background).any()
+    for data, expected in ((ignoring, mask), (counting, background)):
+        (truth,) = data[0].query_truth
+        assert (truth.numpy() == expected).all()
+        assert torch.equal(data[0].query_mask[0], data.preprocess.mask(expected))
+    assert (counting[0].support_mask == ignoring[0].support_mask).all(), "supports are not scored"
 
 
 def test_keys_name_the_exact_pixels(voc: Voc) -> None:

@@ -84,6 +84,7 @@ def test_counts_of_each_episode(seed: int, episodes: int) -> None:
             len(pairs) - pairs.count((0, 0)),
             pairs.count((0, 0)),
             len(pairs) - pairs.count((1, 1)),
+            int((m == 1).sum()),
         ]
 
 

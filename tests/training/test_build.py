@@ -31,7 +31,7 @@ BACKBONE: dict[str, Any] = {
     "prior_stage": 3,
 }
 MODEL: dict[str, Any] = {"method": "sd_aanet", "variant": "paper", "saam": False, "loss": {"alpha": 2.0}}
-CPU: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
+CPU: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_module_with_random_weights_says_so(caplog: pytest.LogCaptureFixture) 
     assert module.lr == 0.5
     assert module.loss.alpha == 2.0
     assert module.hparams["preprocess"] == {"size": 33}
-    assert module.test_metric.counts.shape == (6, 4)
+    assert module.val_metric.counts.shape == (6, 4)
     caplog.clear()
     build_module({"backbone": BACKBONE | {"trainable": False}, "model": MODEL}, 5, {"size": 33})
     assert caplog.messages == ["backbone resnet18 starts from random weights and does NOT train: it stays random"]
@@ -121,7 +121,7 @@ def test_impossible_trainers_are_one_line(change: dict[str, Any]) -> None:
 
 def test_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert world_size(CPU | {"devices": 2, "num_nodes": 3}) == 6
+    assert world_size(CPU | {"devices": 2}, num_nodes=3) == 6
     assert world_size(CPU | {"devices": [0, 2]}) == 2
     assert world_size(CPU | {"devices": "auto", "accelerator": "auto"}) == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -15,7 +15,7 @@ from networks import episode
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
-from sd_aanet.evaluation.metrics import FewShotIoU, episode_counts
+from sd_aanet.evaluation.metrics import FewShotIoU
 from sd_aanet.training.module import SDAANetModule
 
 NETWORK = {"backbone": "resnet18", "channels": 8, "prior_stage": 3, "bins": (1.0, 0.5), "variant": "paper"}
@@ -105,19 +105,6 @@ def test_validation_logs_the_metric(fitted: tuple[SDAANetModule, pl.Trainer, Wat
     assert trained.val_metric.episodes.sum() == 0  # the next validation starts from nothing
 
 
-def test_the_test_keeps_a_row_an_episode(tmp_path: Path) -> None:
-    tested, episodes = module().eval(), batches(2)
-    trainer(tmp_path).test(tested, loader(episodes), verbose=False)
-    rows = torch.cat(tested.test_rows)
-    expected = []
-    with torch.no_grad():
-        for batch in episodes:
-            counts = episode_counts(tested(batch).logits.argmax(1), batch.query_mask)
-            expected.append(torch.cat([batch.index[:, None], batch.class_id[:, None], counts], 1))
-    assert torch.equal(rows, torch.cat(expected))
-    assert tested.test_metric.episodes.tolist() == [0, 1, 1, 0, 2]
-
-
 @pytest.mark.parametrize("trainable", [False, True])
 def test_the_optimizer_holds_what_trains(trainable: bool, tmp_path: Path) -> None:
     trained = module(network={"backbone_trainable": trainable})
@@ -190,11 +177,10 @@ def test_hyper_parameters_are_primitives(fitted: tuple[SDAANetModule, pl.Trainer
     loaded = SDAANetModule.load_from_checkpoint(path, weights_only=True)
     for name, value in trained.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    assert not any(name.startswith(("val_metric", "test_metric", "memory")) for name in checkpoint["state_dict"])
+    assert not any(name.startswith(("val_metric", "memory")) for name in checkpoint["state_dict"])
 
 
 def test_an_untrained_method_is_a_module_too(tmp_path: Path) -> None:
     untrained = SDAANetModule({"method": "prototype", "backbone": "resnet18"}, {}, {"size": 33}, classes=4)
-    values = trainer(tmp_path).test(untrained, loader(batches(1)), verbose=False)
-    assert len(untrained.test_rows) == 1
-    assert values == [{}]
+    (values,) = trainer(tmp_path).validate(untrained, loader(batches(1)), verbose=False)
+    assert 0 <= values["val/miou"] <= 1

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning_fabric.utilities.seed import pl_worker_init_function
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from sd_aanet.data.episodes import EpisodeDataset, EpisodeSampler, PlaceSampler
+from sd_aanet.data.episode_lists import digest, read_list
+from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, PlaceSampler
+from sd_aanet.data.folds import ClassSplit, split_classes
+from sd_aanet.data.loader import EpisodeLoader
 from sd_aanet.data.source import ImageSource, Split
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import Episode, check_size
@@ -24,20 +24,28 @@ from sd_aanet.errors import ConfigError, SDAANetError
 
 NAMESPACE = "sd_aanet.data."
 SWITCHES = (
-    *("fold", "shot", "test_shot", "size", "resize", "augment", "episodes", "val_episodes", "test_episodes"),
-    *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out"),
+    *(
+        "fold",
+        "shot",
+        "test_shot",
+        "size",
+        "test_size",
+        "resize",
+        "augment",
+        "episodes",
+        "val_episodes",
+        "test_episodes",
+    ),
+    *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out", "order", "ignore_boundary"),
+    *("short_classes", "episodes_file"),
 )
 """The settings that a result depends on."""
-CHOICES = {"novel_in_train": ("background", "drop"), "select_on": ("base", "novel", "none")}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassSplit:
-    """Class ids that are trained on, validated on and tested on."""
-
-    train: tuple[int, ...]
-    val: tuple[int, ...]
-    test: tuple[int, ...]
+CHOICES = {
+    "novel_in_train": ("background", "drop"),
+    "select_on": ("base", "novel", "none"),
+    "order": ("classes", "pairs"),
+    "short_classes": ("refuse", "skip"),
+}
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -52,7 +60,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         fold: whose classes are novel.
         shot: K in training and validation.
         test_shot: K in the test; None for `shot`.
-        size: side of the input, 8n + 1.
+        size: side of the input in training, 8n + 1.
+        test_size: the same in validation and test; None for `size`.
         resize: "squash" or "keep_aspect".
         augment: "none", "flip", "published" or "scale"; training only.
         batch_size: training episodes a step and device.
@@ -68,7 +77,12 @@ class EpisodeDataModule(pl.LightningDataModule):
             "drop" leaves them out.
         select_on: what validation sees: "base" (held-out base classes), "novel" (the test's classes: an
             oracle) or "none" (no validation).
-        held_out: how many base classes are held out of training (background there) if `select_on` is "base".
+        held_out: how many base classes are held out of training (background there) if `select_on` is "base"; without
+            effect where the benchmark names its validation classes itself.
+        order: of the test's queries, "classes" or "pairs", see `EpisodeSampler`.
+        ignore_boundary: see `EpisodeDataset`; validation and test only.
+        short_classes: what becomes of classes with fewer than K + 1 usable images: "refuse" (an error) or "skip".
+        episodes_file: a list of test episodes (see `read_list`) instead of drawn ones; its shot and length are taken.
 
     Raises:
         ConfigError: (from `setup`) a setting that cannot work.
@@ -82,6 +96,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         shot: int = 1,
         test_shot: int | None = None,
         size: int = 473,
+        test_size: int | None = None,
         resize: str = "squash",
         augment: str = "none",
         batch_size: int = 4,
@@ -96,6 +111,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         novel_in_train: Literal["background", "drop"] = "background",
         select_on: Literal["base", "novel", "none"] = "base",
         held_out: int = 3,
+        order: Literal["classes", "pairs"] = "classes",
+        ignore_boundary: bool = True,
+        short_classes: Literal["refuse", "skip"] = "refuse",
+        episodes_file: str | None = None,
     ) -> None:
         super().__init__()
         self.source_config = source
@@ -103,6 +122,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.shot = shot
         self.test_shot = shot if test_shot is None else test_shot
         self.size = size
+        self.test_size = size if test_size is None else test_size
         self.resize = resize
         self.augment = augment
         self.batch_size = batch_size
@@ -117,6 +137,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.novel_in_train = novel_in_train
         self.select_on = select_on
         self.held_out = held_out
+        self.order = order
+        self.ignore_boundary = ignore_boundary
+        self.short_classes = short_classes
+        self.episodes_file = episodes_file
         self.train_data: EpisodeDataset | None = None
         self.val_data: EpisodeDataset | None = None
         self.test_data: EpisodeDataset | None = None
@@ -125,8 +149,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @property
     def preprocess(self) -> Preprocess:
-        """What a checkpoint carries, so that prediction sees pictures as training did."""
-        return Preprocess(self.size, self.resize)
+        """What a checkpoint carries, so that prediction sees pictures as validation and test do."""
+        return Preprocess(self.test_size, self.resize)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data set and index its classes, for "fit", "validate", "test" or (None) all of them."""
@@ -134,11 +158,22 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage in (None, "fit") and self.train_data is None:
             self.train_data = self._train()
         if stage in (None, "fit", "validate") and self.val_data is None and self.select_on != "none":
-            classes = self.classes("val").val
-            self.val_data = self._evaluation(classes, self.shot, self.seed, self.val_episodes)
+            self.val_data = self._validation()
         if stage in (None, "test") and self.test_data is None:
-            classes = self.classes("val").test
-            self.test_data = self._evaluation(classes, self.test_shot, self.test_seed, self.test_episodes)
+            self.test_data = self._test()
+
+    def use_test_seed(self, seed: int) -> None:
+        """Let the next test have the episodes of another seed."""
+        self.test_seed = seed
+        self.setup("test")
+        assert self.test_data is not None
+        self.test_data.sampler.seed = seed
+
+    def test_digest(self) -> str:
+        """What tells the list of test episodes from any other, see `episode_lists.digest`."""
+        data = self.test_data
+        assert data is not None
+        return digest(data.source, (data.spec(index) for index in range(len(data))))
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Batches of training episodes, new ones each epoch."""
@@ -158,24 +193,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         Raises:
             ConfigError: no such fold, or `held_out` leaves no class to train on.
         """
-        source = self.source(split)
-        if not 0 <= self.fold < source.folds:
-            raise ConfigError(
-                f"fold={self.fold}, expected 0 to {source.folds - 1} for {source.name}: choose one of these"
-            )
-        novel = source.fold_classes(self.fold)
-        base = tuple(c for c in range(1, len(source.classes) + 1) if c not in novel)
-        if self.select_on != "base":
-            return ClassSplit(base, novel if self.select_on == "novel" else (), novel)
-        if not 1 <= self.held_out < len(base):
-            raise ConfigError(
-                f"held_out={self.held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: "
-                "change it, or set select_on=none to hold out none"
-            )
-        raw = np.random.PCG64([self.seed, self.fold]).random_raw
-        shuffled = sorted(base, key=lambda c: int(raw()))
-        held_out = tuple(sorted(shuffled[: self.held_out]))
-        return ClassSplit(tuple(c for c in base if c not in held_out), held_out, novel)
+        return split_classes(self.source(split), self.fold, self.seed, self.select_on, self.held_out)
 
     def source(self, split: Split) -> ImageSource:
         """The images of a split, opened once.
@@ -189,7 +207,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             if not target.startswith(NAMESPACE):
                 raise ConfigError(
                     f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose "
-                    "dataset=shapes or dataset=pascal5i"
+                    "dataset=shapes, pascal5i, coco20i, fss1000 or folder"
                 )
             try:
                 self._sources[split] = instantiate(self.source_config, split=split, _convert_="all")
@@ -231,10 +249,17 @@ class EpisodeDataModule(pl.LightningDataModule):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one")
         check_size(self.size)
+        check_size(self.test_size)
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
     def _train(self) -> EpisodeDataset:
-        classes, source, pixels = self.classes("train"), self.source("train"), self._pixel_counts("train")
+        classes, source = self.classes("train"), self.source("train")
+        if not classes.train:
+            raise ConfigError(
+                f"fold={self.fold} of {source.name} leaves no class to train on, all {len(classes.test)} being novel: "
+                "train on a benchmark (dataset=pascal5i), then sd-aanet evaluate checkpoint=... on this one"
+            )
+        pixels = self._pixel_counts("train")
         allowed: NDArray[np.bool_] | None = None
         if self.novel_in_train == "drop":
             allowed = np.all(pixels[:, [c - 1 for c in classes.test]] == 0, axis=1)
@@ -246,21 +271,47 @@ class EpisodeDataModule(pl.LightningDataModule):
             min_object_pixels=self.min_object_pixels,
             allowed=allowed,
             names=source.classes,
+            skip_short=self.short_classes == "skip",
         )
-        return EpisodeDataset(source, sampler, self.preprocess, Augment(self.augment), self.episodes)
+        preprocess = Preprocess(self.size, self.resize)
+        return EpisodeDataset(source, sampler, preprocess, Augment(self.augment), self.episodes)
 
-    def _evaluation(self, classes: tuple[int, ...], shot: int, seed: int, episodes: int) -> EpisodeDataset:
-        source = self.source("val")
-        sampler = EpisodeSampler(
+    def _validation(self) -> EpisodeDataset:
+        sampler = self._in_turn(self.classes("val").val, self.shot, self.seed, "classes")
+        return self._evaluation(sampler, self.val_episodes, truth=False)
+
+    def _test(self) -> EpisodeDataset:
+        if self.episodes_file is not None:
+            listed = read_list(Path(self.episodes_file), self.source("val"))
+            self.test_shot, self.test_episodes = listed.shot, len(listed)
+            return self._evaluation(listed, len(listed), truth=True)
+        sampler = self._in_turn(self.classes("val").test, self.test_shot, self.test_seed, self.order)
+        return self._evaluation(sampler, self.test_episodes, truth=True)
+
+    def _in_turn(
+        self, classes: tuple[int, ...], shot: int, seed: int, order: Literal["classes", "pairs"]
+    ) -> EpisodeSampler:
+        return EpisodeSampler(
             self._pixel_counts("val"),
             classes,
             shot,
             seed,
             min_object_pixels=self.min_object_pixels,
-            in_turn=True,
-            names=source.classes,
+            order=order,
+            names=self.source("val").classes,
+            skip_short=self.short_classes == "skip",
         )
-        return EpisodeDataset(source, sampler, self.preprocess, Augment("none"), episodes)
+
+    def _evaluation(self, sampler: Episodes, episodes: int, truth: bool) -> EpisodeDataset:
+        return EpisodeDataset(
+            self.source("val"),
+            sampler,
+            self.preprocess,
+            Augment("none"),
+            episodes,
+            truth=truth,
+            ignore_boundary=self.ignore_boundary,
+        )
 
     def _pixel_counts(self, split: Split) -> NDArray[np.int64]:
         if split not in self._pixels:
@@ -277,31 +328,4 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
-        return _Loader(
-            data,
-            batch_size=batch,
-            sampler=sampler,
-            drop_last=training,
-            num_workers=self.workers,
-            collate_fn=Episode.collate,
-            worker_init_fn=_start_worker,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-class _Loader(DataLoader[Episode]):
-    """A DataLoader whose workers' user errors keep their one line; torch puts the traceback into the message."""
-
-    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        except SDAANetError as error:
-            line = str(error).strip().splitlines()[-1]
-            raise type(error)(line.partition(f"{type(error).__name__}: ")[2] or line) from error
-
-
-def _start_worker(worker: int) -> None:
-    """One OpenCV thread a worker; and what Lightning's own function does, which this one displaces."""
-    cv2.setNumThreads(0)
-    pl_worker_init_function(worker)
+        return EpisodeLoader(data, sampler, batch, drop_last=training, workers=self.workers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.source import Array8, ImageSource
 from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import Episode
+from sd_aanet.episode import IGNORE, Episode
 from sd_aanet.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 Place = tuple[int, int]
 """(epoch, index): where an episode stands. Whoever holds it needs no state to make the episode."""
 
@@ -27,6 +30,15 @@ class EpisodeSpec:
     class_id: int
     query: int
     supports: tuple[int, ...]
+
+
+class Episodes(Protocol):
+    """Whatever says which images make the episode at a place."""
+
+    seed: int
+
+    def draw(self, epoch: int, index: int) -> EpisodeSpec:
+        """The episode at a place."""
 
 
 class EpisodeSampler:
@@ -41,9 +53,12 @@ class EpisodeSampler:
         shot: K, the number of supports.
         seed: not negative.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
-        in_turn: take the classes one after the other (evaluation) rather than at random (training).
+        order: of the queries. "random": class and query are drawn (training). "classes": each class in turn, its query
+            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
+            turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
-        names: the names of classes 1..C for error messages.
+        names: the names of classes 1..C for messages.
+        skip_short: leave out classes with too few images, and say so, instead of refusing them.
 
     Raises:
         ConfigError: `shot` is under 1.
@@ -58,9 +73,10 @@ class EpisodeSampler:
         seed: int,
         *,
         min_object_pixels: int = 2 * 32 * 32,
-        in_turn: bool = False,
+        order: Literal["random", "classes", "pairs"] = "random",
         allowed: NDArray[np.bool_] | None = None,
         names: Sequence[str] | None = None,
+        skip_short: bool = False,
     ) -> None:
         if shot < 1:
             raise ConfigError(f"shot={shot}, expected at least 1 support image: set shot=1 or more")
@@ -69,19 +85,24 @@ class EpisodeSampler:
         shows = pixels >= max(min_object_pixels, 1)
         if allowed is not None:
             shows &= allowed[:, None]
-        self.classes = tuple(classes)
         self.shot = shot
         self.seed = seed
-        self.in_turn = in_turn
-        self._images: Mapping[int, NDArray[np.intp]] = {c: np.flatnonzero(shows[:, c - 1]) for c in self.classes}
-        short = {c: len(images) for c, images in self._images.items() if len(images) <= shot}
+        self.order = order
+        images = {c: np.flatnonzero(shows[:, c - 1]) for c in classes}
+        short = {c: len(some) for c, some in images.items() if len(some) <= shot}
         if short:
             listed = ", ".join(f"{names[c - 1] if names else c} ({count})" for c, count in short.items())
-            raise DataError(
+            line = (
                 f"shot={shot} needs {shot + 1} images of every class, each with at least "
-                f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}: "
-                "lower shot or min_object_pixels, or add images"
+                f"{max(min_object_pixels, 1)} pixels of it, and these have fewer: {listed}"
             )
+            if not skip_short or len(short) == len(images):
+                raise DataError(f"{line}: lower shot or min_object_pixels, add images, or set short_classes=skip")
+            logger.warning("CAUTION: %s: they are left out", line)
+        self._images: Mapping[int, NDArray[np.intp]] = {c: some for c, some in images.items() if c not in short}
+        self.classes = tuple(self._images)
+        pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
+        self._pairs = [(c, image) for _, c, image in sorted(pairs)]
 
     def images(self, class_id: int) -> tuple[int, ...]:
         """The images that count for a class."""
@@ -91,10 +112,14 @@ class EpisodeSampler:
         """The episode at a place: K distinct supports, none of them the query."""
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
         raw = np.random.PCG64([self.seed, epoch, index]).random_raw
-        turn = index if self.in_turn else int(raw())
-        class_id = self.classes[turn % len(self.classes)]
-        images = self._images[class_id]
         chosen: list[int] = []
+        if self.order == "pairs":
+            class_id, query = self._pairs[index % len(self._pairs)]
+            chosen.append(query)
+        else:
+            turn = index if self.order == "classes" else int(raw())
+            class_id = self.classes[turn % len(self.classes)]
+        images = self._images[class_id]
         while len(chosen) <= self.shot:
             image = int(images[int(raw()) % len(images)])
             if image not in chosen:
@@ -107,25 +132,32 @@ class EpisodeDataset(Dataset[Episode]):
 
     Args:
         source: the images.
-        sampler: draws the episodes.
+        sampler: says which images make them.
         preprocess: image and mask to S x S, and to tensors.
         augment: the random views; one draw an image, from (seed, epoch, index, slot).
         length: episodes an epoch.
+        truth: give the query's mask at its own size, too (evaluation).
+        ignore_boundary: what is 255 in the query's mask counts nowhere; otherwise it is background.
     """
 
     def __init__(
         self,
         source: ImageSource,
-        sampler: EpisodeSampler,
+        sampler: Episodes,
         preprocess: Preprocess,
         augment: Augment,
         length: int,
+        *,
+        truth: bool = False,
+        ignore_boundary: bool = True,
     ) -> None:
         self.source = source
         self.sampler = sampler
         self.preprocess = preprocess
         self.augment = augment
         self.length = length
+        self.truth = truth
+        self.ignore_boundary = ignore_boundary
 
     def __len__(self) -> int:
         return self.length
@@ -149,9 +181,13 @@ class EpisodeDataset(Dataset[Episode]):
             raise IndexError(f"episode {index} of an epoch of {self.length}")
         spec = self.sampler.draw(epoch, index)
         # Slot 0 would seed the same stream as the episode's own draw, (seed, epoch, index).
+        places = (spec.query, *spec.supports)
+        originals = [self.source.mask(i, spec.class_id) for i in places]
+        if not self.ignore_boundary:
+            originals[0] = np.where(originals[0] == IGNORE, 0, originals[0]).astype(np.uint8)
         views = [
-            self._view(image, spec.class_id, (self.sampler.seed, epoch, index, slot))
-            for slot, image in enumerate((spec.query, *spec.supports), start=1)
+            self._view(i, mask, (self.sampler.seed, epoch, index, slot))
+            for slot, (i, mask) in enumerate(zip(places, originals, strict=True), start=1)
         ]
         images, masks, keys = zip(*views, strict=True)
         return Episode(
@@ -163,12 +199,13 @@ class EpisodeDataset(Dataset[Episode]):
             index=torch.tensor([index]),
             query_key=(keys[0],),
             support_key=(keys[1:],),
+            query_truth=(torch.from_numpy(originals[0]),) if self.truth else (),
         )
 
-    def _view(self, i: int, class_id: int, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
-        image, mask = self.preprocess.resize_pair(self.source.image(i), self.source.mask(i, class_id))
+    def _view(self, i: int, mask: Array8, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
+        image, mask = self.preprocess.resize_pair(self.source.image(i), mask)
         image, mask, view = self.augment(image, mask, seed)
-        key = "" if view is None else self.source.key(i) + view
+        key = "" if view is None else f"{self.source.key(i)}@{self.preprocess.size}{view}"
         return self.preprocess.normalise(image), torch.from_numpy(mask).long(), key
 
 

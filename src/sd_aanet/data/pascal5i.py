@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
-
-from sd_aanet.data.source import Array8, ImageSource, Split, check_same_size, read_image, read_label
-from sd_aanet.episode import IGNORE
-from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.data.folds import arranged
+from sd_aanet.data.labelled import LabelMapSource
+from sd_aanet.data.source import Split
+from sd_aanet.errors import DataError
 
 CLASSES = (
     "aeroplane",
@@ -37,16 +32,13 @@ CLASSES = (
     "tvmonitor",
 )
 
-QUIET_BELOW = 200
-"""Fewer files than this are read without a progress bar: it would flash by."""
 
-
-class Pascal5i(ImageSource):
+class Pascal5i(LabelMapSource):
     """PASCAL-5i: fold i of four holds out the classes 5i+1 .. 5i+5, in VOC's order.
 
     Labels come from `SegmentationClassAug` (VOC united with SBD) or, where that folder is absent, from
     `SegmentationClass`. A line of a list is an image id, or the pair of paths that the field's own
-    lists hold.
+    lists hold; the images are taken in the order of their ids.
 
     Args:
         root: the folder with JPEGImages, SegmentationClassAug and ImageSets/Segmentation/{train,val}.txt.
@@ -62,11 +54,10 @@ class Pascal5i(ImageSource):
     classes = CLASSES
 
     def __init__(self, root: str | Path, split: Split, folds: int = 4) -> None:
-        if folds < 1 or len(CLASSES) % folds:
-            raise ConfigError(f"folds={folds}, expected a divisor of the {len(CLASSES)} classes: use folds=4")
+        self._folds = arranged(len(CLASSES), folds, "contiguous")
         self.split = split
         self.folds = folds
-        root = Path(root).expanduser()
+        self.root = root = Path(root).expanduser()
         if not root.is_dir():
             raise DataError(
                 f"dataset root {root} is no folder, expected VOC's layout (JPEGImages, SegmentationClassAug, "
@@ -90,61 +81,18 @@ class Pascal5i(ImageSource):
     def key(self, i: int) -> str:
         return self._ids[i]
 
-    def image(self, i: int) -> Array8:
-        return read_image(self._image_path(i))
+    def image_file(self, i: int) -> str:
+        return f"{self._images}/{self._ids[i]}.jpg"
 
-    def mask(self, i: int, class_id: int) -> Array8:
-        label = self._label(i)
-        return np.where(label == IGNORE, label, label == class_id).astype(np.uint8)
-
-    def pixels(self) -> NDArray[np.int64]:
-        # Pillow decodes outside the interpreter's lock: threads help, and need no pickling.
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            counts = tqdm(
-                pool.map(self._count, range(len(self))),
-                total=len(self),
-                desc=f"Reading the {self.split} masks",
-                unit="mask",
-                disable=len(self) < QUIET_BELOW,
-            )
-            return np.stack(list(counts))
+    def label_file(self, i: int) -> str:
+        return f"{self._masks}/{self._ids[i]}.png"
 
     def fold_classes(self, fold: int) -> tuple[int, ...]:
-        count = len(CLASSES) // self.folds
-        return tuple(range(fold * count + 1, (fold + 1) * count + 1))
-
-    def _image_path(self, i: int) -> Path:
-        return self._images / f"{self._ids[i]}.jpg"
-
-    def _label(self, i: int) -> Array8:
-        """The indices of every pixel, checked against the image's size (of which only the header is read)."""
-        image, mask = self._image_path(i), self._masks / f"{self._ids[i]}.png"
-        label = read_label(mask)
-        check_same_size(image, _size_of(image), mask, label.shape)
-        return label
-
-    def _count(self, i: int) -> NDArray[np.int64]:
-        counts = np.bincount(self._label(i).ravel(), minlength=256)
-        strange = np.flatnonzero(counts[len(CLASSES) + 1 : IGNORE])
-        if len(strange):
-            raise DataError(
-                f"mask {self._masks / self._ids[i]}.png holds the index {len(CLASSES) + 1 + strange[0]}, "
-                f"expected 0 to {len(CLASSES)} or {IGNORE} (ignore): save it with VOC's class indices"
-            )
-        return counts[1 : len(CLASSES) + 1].astype(np.int64)
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except OSError:
-        height, width, _ = read_image(path).shape  # raises the error that says what is wrong
-        return height, width
+        return self._folds[fold]
 
 
 def _read_list(path: Path) -> tuple[str, ...]:
-    """The image ids of a list: the stem of the first path of each line, the second path's being the same."""
+    """The sorted image ids of a list: the stem of the first path of each line, the second path's being the same."""
     if not path.is_file():
         raise DataError(f"image list {path} does not exist, expected one image id a line: check dataset.root")
     ids: list[str] = []
@@ -158,4 +106,4 @@ def _read_list(path: Path) -> tuple[str, ...]:
         ids.extend(stems)
     if not ids:
         raise DataError(f"image list {path} is empty, expected one image id a line: fill it or check dataset.root")
-    return tuple(ids)
+    return tuple(sorted(ids))

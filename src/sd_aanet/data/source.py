@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sd_aanet.errors import DataError
 
 Array8 = NDArray[np.uint8]
 Split = Literal["train", "val"]
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What counts as a picture in a folder."""
+_ORIENTATION = 0x0112
+"""EXIF's tag; from 5 on its values lay the picture on its side."""
+_FIRST_ON_ITS_SIDE = 5
+_DARK = 127
 
 
 class ImageSource(ABC):
@@ -63,51 +70,103 @@ class ImageSource(ABC):
     def fold_classes(self, fold: int) -> tuple[int, ...]:
         """The novel classes of a fold, which is in range(folds); the other classes are its base classes."""
 
+    def val_classes(self, fold: int) -> tuple[int, ...] | None:
+        """The base classes that the benchmark itself holds out of training for validation; None where it names none."""
+        return None
 
-def read_image(path: Path) -> Array8:
+    def strays(self) -> Sequence[str]:
+        """Lines on files that belong to no image of the data set, such as a mask without a picture."""
+        return ()
+
+
+def read_image(path: str | Path, upright: bool = False) -> Array8:
     """Read a picture as uint8 (H, W, 3) RGB.
+
+    Args:
+        path: of the file.
+        upright: turn it the way a viewer shows it (EXIF).
 
     Raises:
         DataError: the file is missing, truncated or no image.
     """
-    return _read(path, "image", "RGB")
+    return _read(path, "image", lambda file: _turned(file, upright).convert("RGB"))
 
 
-def read_label(path: Path) -> Array8:
+def read_label(path: str | Path) -> Array8:
     """Read a mask of class indices (a palette or grey PNG) as uint8 (H, W).
 
     Raises:
         DataError: the file is missing, truncated, no image, or holds colours or more than 8 bits.
     """
-    return _read(path, "mask", None)
+
+    def indices(file: Image.Image) -> Image.Image:
+        if file.mode not in ("P", "L", "1"):
+            raise DataError(
+                f"mask {path} holds colours (mode {file.mode}), expected one class index a pixel: "
+                "save it as a palette or 8-bit grey PNG",
+                defect="values",
+            )
+        return file
+
+    return _read(path, "mask", indices)
 
 
-def check_same_size(image: Path, image_size: tuple[int, int], mask: Path, mask_size: tuple[int, int]) -> None:
+def read_mask(path: str | Path) -> Array8:
+    """Read a mask of one object, painted light on dark or as 0 and 1, in grey or in colours: uint8 (H, W) of 0 and 1.
+
+    Raises:
+        DataError: the file is missing, truncated or no image.
+    """
+    grey = _read(path, "mask", lambda file: file if file.mode in ("P", "1") else file.convert("L"))
+    mask: Array8 = (grey > (_DARK if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
+    return mask
+
+
+def image_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
+    """Height and width of a picture, from its header.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = upright and file.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except OSError:
+        height, width, _ = read_image(path).shape  # raises the error that says what is wrong
+        return height, width
+
+
+def check_same_size(
+    image: str | Path, image_size: tuple[int, int], mask: str | Path, mask_size: tuple[int, ...]
+) -> None:
     """Raise DataError unless an image and its mask, both given as (height, width), have one size."""
     if image_size != mask_size:
         raise DataError(
             f"mask {mask} is {mask_size[1]}x{mask_size[0]} but its image {image} is "
             f"{image_size[1]}x{image_size[0]}, expected the same width and height: "
-            "export the mask again at the image's size"
+            "export the mask again at the image's size",
+            defect="size",
         )
 
 
-def _read(path: Path, what: str, mode: str | None) -> Array8:
-    """Decode a file, converted to `mode`; as the indices that it holds where `mode` is None."""
+def _turned(file: Image.Image, upright: bool) -> Image.Image:
+    return ImageOps.exif_transpose(file) if upright and file.getexif() else file
+
+
+def _read(path: str | Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> Array8:
+    """Decode a file."""
     try:
         with Image.open(path) as file:
-            if mode is None and file.mode not in ("P", "L", "1"):
-                raise DataError(
-                    f"mask {path} holds colours (mode {file.mode}), expected one class index a pixel: "
-                    "save it as a palette or 8-bit grey PNG"
-                )
-            picture = file if mode is None else file.convert(mode)
-            return np.array(picture, dtype=np.uint8)
+            return np.array(convert(file), dtype=np.uint8)
     except FileNotFoundError:
-        raise DataError(f"{what} {path} does not exist: check the data set's folder and its lists") from None
+        raise DataError(
+            f"{what} {path} does not exist: check the data set's folder and its lists", defect="missing"
+        ) from None
     # Pillow reports a damaged file as OSError, SyntaxError or ValueError, by format and by place.
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"{what} {path} cannot be read ({' '.join(str(error).split())}), expected a whole image file: "
-            "replace it or take it off the list"
+            "replace it or take it off the list",
+            defect="unreadable",
         ) from error

@@ -17,7 +17,8 @@ def episode_counts(prediction: Tensor, mask: Tensor) -> Tensor:
         mask: (B, H, W) in {0, 1, 255}; 255 counts nowhere.
 
     Returns:
-        (B, 4) int64: foreground intersection, foreground union, background intersection, background union.
+        (B, 5) int64: foreground intersection, foreground union, background intersection, background union, object (the
+        mask's own foreground).
     """
     valid = mask != IGNORE
     predicted, true = prediction == 1, mask == 1
@@ -26,6 +27,7 @@ def episode_counts(prediction: Tensor, mask: Tensor) -> Tensor:
         (predicted | true) & valid,
         ~predicted & ~true & valid,
         (~predicted | ~true) & valid,
+        true,
     ]
     return torch.stack([column.flatten(1).sum(1) for column in columns], 1)
 
@@ -51,7 +53,7 @@ class FewShotIoU(Metric):
 
     def update(self, prediction: Tensor, mask: Tensor, class_id: Tensor) -> None:
         """Add episodes: prediction (B, H, W) in {0, 1}, mask (B, H, W) in {0, 1, 255}, class_id (B,)."""
-        self.counts.index_add_(0, class_id, episode_counts(prediction, mask))
+        self.counts.index_add_(0, class_id, episode_counts(prediction, mask)[:, :4])
         self.episodes.index_add_(0, class_id, torch.ones_like(class_id))
 
     def compute(self) -> dict[str, Tensor]:

@@ -85,8 +85,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def trainer_settings(strategy: Config, precision: str) -> Config:
-    """What every Trainer here gets: devices, precision, and quiet.
+def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Config:
+    """What every Trainer here gets: devices, machines, precision, and quiet.
 
     Raises:
         ConfigError: the machine does not have what the strategy asks for.
@@ -94,20 +94,21 @@ def trainer_settings(strategy: Config, precision: str) -> Config:
     if strategy["accelerator"] == "gpu" and not torch.cuda.is_available():
         raise ConfigError("strategy asks for a GPU, and torch sees none here: set strategy=cpu or strategy=auto")
     return {
-        **{key: strategy[key] for key in ("accelerator", "devices", "strategy", "num_nodes")},
+        **{key: strategy[key] for key in ("accelerator", "devices", "strategy")},
+        "num_nodes": num_nodes,
         "precision": resolve_precision(precision, strategy["accelerator"]),
         "use_distributed_sampler": False,  # the data module shards episodes itself, without padding
         "enable_model_summary": False,
     }
 
 
-def world_size(strategy: Config) -> int:
-    """How many devices a strategy trains on."""
+def world_size(strategy: Config, num_nodes: int = 1) -> int:
+    """How many devices a strategy trains on, over all machines."""
     devices = strategy["devices"]
     if devices in ("auto", -1):
         on_gpu = strategy["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         devices = torch.cuda.device_count() if on_gpu else 1
-    return int(len(devices) if isinstance(devices, list) else devices) * int(strategy["num_nodes"])
+    return int(len(devices) if isinstance(devices, list) else devices) * num_nodes
 
 
 def build_trainer(settings: Config, **more: Any) -> pl.Trainer:

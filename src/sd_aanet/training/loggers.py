@@ -34,6 +34,7 @@ def build_loggers(chosen: dict[str, Any], out: Path, config: dict[str, Any]) -> 
                 name=out.name,
                 project=chosen["project"],
                 entity=chosen["entity"],
+                group=config.get("sweep"),
                 config=config,
                 # Not offline=True, which sets a variable of the environment for all later runs.
                 mode="offline" if offline else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import ConfigError
-from sd_aanet.evaluation.metrics import FewShotIoU, episode_counts
+from sd_aanet.evaluation.metrics import FewShotIoU
 from sd_aanet.memory import FeatureMemory
 from sd_aanet.models import build_network
 from sd_aanet.training.losses import LossTerms, SDAANetLoss
@@ -22,7 +22,9 @@ GIGABYTE = 1024**3
 
 
 class SDAANetModule(pl.LightningModule):
-    """A few-shot network in training, validation and test; from primitives only: its checkpoints are safe to load.
+    """A few-shot network in training and validation; from primitives only: its checkpoints are safe to load.
+
+    An evaluation is the business of `evaluation.tester`.
 
     Args:
         network: arguments of `models.build_network`.
@@ -31,6 +33,8 @@ class SDAANetModule(pl.LightningModule):
         classes: the largest class id of the data set, for the metrics.
         lr: initial learning rate of SGD, decayed after every step to lr * (1 - step / steps)^power.
         momentum, weight_decay, power: of SGD and the schedule.
+        training: what the checkpoint was trained on (data set, fold, seed, ...), for those who evaluate it; None where
+            that is unknown.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class SDAANetModule(pl.LightningModule):
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         power: float = 0.9,
+        training: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -52,8 +57,7 @@ class SDAANetModule(pl.LightningModule):
         self.loss = SDAANetLoss(variant=network.get("variant", "published"), **loss)
         self.lr, self.momentum, self.weight_decay, self.power = lr, momentum, weight_decay, power
         self.memory: FeatureMemory | None = None
-        self.val_metric, self.test_metric = FewShotIoU(classes), FewShotIoU(classes)
-        self.test_rows: list[Tensor] = []
+        self.val_metric = FewShotIoU(classes)
 
     def remember(self, gigabytes: float, folder: str | None, preprocess: Preprocess) -> None:
         """From now on remember backbone features: up to so many gigabytes in memory, or all in a folder.
@@ -99,13 +103,6 @@ class SDAANetModule(pl.LightningModule):
         for name, value in values.items():
             self.log(f"val/{name}", value.float(), prog_bar=name == "miou")
         self.val_metric.reset()
-
-    def test_step(self, episode: Episode, batch_index: int) -> None:
-        """Count the hits of a batch, and keep those of each episode."""
-        prediction = self.predict(episode)
-        self.test_metric.update(prediction, episode.query_mask, episode.class_id)
-        counts = episode_counts(prediction, episode.query_mask)
-        self.test_rows.append(torch.cat([episode.index[:, None], episode.class_id[:, None], counts], 1).cpu())
 
     def predict(self, episode: Episode) -> Tensor:
         """The masks of a batch: (B, S, S) int64, 1 = foreground."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,15 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from sd_aanet.arguments import program
 from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
+from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.plots import draw_curves
-from sd_aanet.evaluation.run import evaluate, table, write
-from sd_aanet.files import results_in, written_whole
+from sd_aanet.evaluation.results import table, write_result
+from sd_aanet.files import results_in, short, written_whole
+from sd_aanet.training import TRAINED
 from sd_aanet.training.build import (
     build_module,
     build_trainer,
@@ -38,6 +40,14 @@ from sd_aanet.weights import safe_load
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+DATA = (
+    *("fold", "shot", "test_shot", "size", "test_size", "resize", "augment", "batch_size", "test_batch_size", "seed"),
+    *("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
+    *("ignore_boundary", "short_classes"),
+)
+"""The settings that the data module takes as they are."""
+RECORDED = ("fold", "shot", "seed", "steps", "size", "select_on", "novel_in_train", "held_out")
+"""What a checkpoint tells of its training, beside the data set."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -62,7 +72,7 @@ def run(config: Config) -> dict[str, float]:
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
     elif getattr(rank_zero_only, "rank", 0) == 0 and (out / "config.yaml").exists():
         raise ConfigError(f"out='{out}' holds a training already: choose another folder, or go on with resume={out}")
-    settings = trainer_settings(config["strategy"], config["precision"])
+    settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     data, epochs, steps = _data(config)
     module = _module(config, data)
@@ -96,9 +106,11 @@ def run(config: Config) -> dict[str, float]:
             if kind.startswith("sd_aanet.errors."):
                 raise SDAANetError(line) from error
             raise
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            if (out / "checkpoints" / "last.ckpt").is_file():
-                logger.info("go on with: %s train resume=%s", _program(), _short(out))
+        except SystemExit as end:
+            if end.code not in (None, 1):  # those are what Lightning makes of SIGTERM and of Ctrl-C
+                raise
+            if config.get("sweep") is None and (out / "checkpoints" / "last.ckpt").is_file():
+                logger.info("go on with: %s train resume=%s", program(), short(out))
             raise KeyboardInterrupt from None
         finally:
             finish(loggers)
@@ -113,6 +125,8 @@ def run(config: Config) -> dict[str, float]:
     checkpoint = out / "checkpoints" / "best.ckpt"
     done = safe_load(out / "checkpoints" / "last.ckpt")["global_step"]  # with ddp_spawn the trainer here took none
     print(f"trained {done} steps in {seconds:.0f} s")
+    with written_whole(out / TRAINED) as path:
+        path.write_text(json.dumps({"steps": done}) + "\n")
     if config["test_episodes"]:
         metrics |= _evaluate(config, checkpoint, data, settings, out)
     _say(config, out, checkpoint)
@@ -123,12 +137,10 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
     """The data module, an epoch of which is a validation interval; the number of epochs, and of steps in all."""
     epochs = max(1, config["steps"] // config["val_every"])
     per_epoch = config["steps"] // epochs
-    world = world_size(config["strategy"])
-    names = ("fold", "shot", "test_shot", "size", "resize", "augment", "batch_size", "test_batch_size", "seed")
-    more = ("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes")
+    world = world_size(config["strategy"], config["num_nodes"])
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in (*names, *more)},
+        **{name: config[name] for name in DATA},
         episodes=per_epoch * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
@@ -138,7 +150,7 @@ def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
 
 def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
     classes = len(data.source("train").classes)
-    preprocess = {"size": config["size"], "resize": config["resize"]}
+    preprocess = {"size": config["test_size"], "resize": config["resize"]}
     if config["model"]["method"] == "prototype":
         raise ConfigError(
             "model=prototype has nothing to train: run sd-aanet evaluate checkpoint=null model=prototype, or choose "
@@ -160,6 +172,7 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
         classes,
         preprocess,
         **{name: config[name] for name in ("lr", "momentum", "weight_decay", "power")},
+        training={"dataset": config["dataset"]["name"], **{name: config[name] for name in RECORDED}},
     )
     if remembers:
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
@@ -217,41 +230,30 @@ def _evaluate(
     module = load_module(checkpoint)
     if config["features"] == "remember":
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
-    result = evaluate(module, data, settings) | {"checkpoint": str(checkpoint)}
-    write(result, module, data, out)
+    protocol = Protocol(config["protocol"]["name"], config["resolution"], config["seeds"], config["seed"])
+    result = evaluate(module, data, settings, protocol, out) | {"checkpoint": str(checkpoint)}
+    write_result(result, out)
     print(f"\n{checkpoint.name} on the novel classes of fold {config['fold']}, never trained on:\n{table(result)}")
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}
 
 
 def _say(config: Config, out: Path, checkpoint: Path) -> None:
-    """Where everything is, and what to try next."""
+    """Where everything is, and, outside a sweep, what to try next."""
     rows = {
         "checkpoint": checkpoint,
         "curves": out / "curves.png",
         "episodes": out / "episodes.png",
         "figures": out / "result.json",
     }
-    print("\n" + "\n".join(f"{name:<12}{_short(path)}" for name, path in rows.items() if path.is_file()))
+    print("\n" + "\n".join(f"{name:<12}{short(path)}" for name, path in rows.items() if path.is_file()))
+    if config.get("sweep") is not None:
+        return  # the sweep says it once, at its end
     root = config["dataset"].get("root")
     data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
-    program, fold = _program(), config["fold"]
+    command, fold = program(), config["fold"]
     print(
         "\nnext:\n"
-        f"  {program} evaluate checkpoint={_short(checkpoint)} {data} fold={fold} shot=5\n"
-        f"  {program} predict checkpoint={_short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
-        f"  {program} train {data} fold={(fold + 1) % 4} (other novel classes); {program} train --help (all settings)"
+        f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold} shot=5\n"
+        f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
+        f"  {command} train {data} fold={(fold + 1) % 4} (other novel classes); {command} train --help (all settings)"
     )
-
-
-def _short(path: Path) -> str:
-    """A path from the working folder, where it is in that."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if here in path.parents else str(path)
-
-
-def _program() -> str:
-    """How the user calls this command: its path, if the shell would not find it by name."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return "python -m sd_aanet"
-    return "sd-aanet" if called.name != "sd-aanet" or shutil.which("sd-aanet") else _short(called.absolute())

@@ -1,0 +1,224 @@
+"""Archives of the benchmarks: fetched, going on where a transfer was cut off, checked and unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from sd_aanet.errors import DataError
+from sd_aanet.files import written_whole
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where an archive is, and the MD5 of what should come."""
+
+    url: str
+    md5: str
+
+
+_COCO = "http://images.cocodataset.org"
+ARCHIVES = {
+    "voc": (
+        Archive(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "6cd6e144f989b92b3379bac3b3de84fd",
+        ),
+    ),
+    "sbd": (
+        Archive(
+            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+            "82b4d87ceb2ed10f6038a1cba92111cb",
+        ),
+    ),
+    "coco": (
+        Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd"),
+        Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3"),
+        Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88"),
+    ),
+}
+"""What the benchmarks are made of."""
+
+_CHUNK = 2**20
+_QUIET_BELOW = 2**24
+"""Fewer bytes than this are handled without a progress bar: it would flash by."""
+_PATIENCE = 60
+"""Seconds without a byte until a transfer counts as cut off."""
+
+
+def download(name: str, folder: Path) -> Path:
+    """Fetch and unpack the archives of a data set into a folder; what is there already is passed over.
+
+    Args:
+        name: a key of `ARCHIVES`.
+        folder: made where it does not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: see `fetch` and `unpack`.
+    """
+    for archive in ARCHIVES[name]:
+        path = folder / archive.url.rpartition("/")[2]
+        fetch(archive.url, path, archive.md5)
+        unpack(path, folder)
+    return folder
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Fetch a file, and check it; one that is there already is only checked.
+
+    What has come is kept beside `path` as `.part` until it is whole: the next call goes on from there.
+
+    Raises:
+        DataError: the file cannot be fetched or written, or its checksum is another.
+    """
+    if path.is_file():
+        if (found := _md5(path)) != md5:
+            raise DataError(f"archive {path} has the MD5 {found}, expected {md5}: delete it or replace it by {url}")
+        return
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _transfer(url, part, path)
+    if (found := _md5(part)) != md5:
+        part.unlink()
+        raise DataError(
+            f"{url} came with the MD5 {found}, expected {md5}, and was removed: call again, or fetch it by other means "
+            f"and put it at {path}"
+        )
+    part.replace(path)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack the files of a .zip, .tar or .tgz; those that are there already with the right size are passed over.
+
+    Raises:
+        DataError: the archive is damaged, a file in it would lie outside of the folder, or cannot be written.
+    """
+    size = archive.stat().st_size
+    try:
+        with (
+            archive.open("rb") as file,
+            tqdm(
+                desc=f"Unpacking {archive.name}", total=size, unit="B", unit_scale=True, disable=size < _QUIET_BELOW
+            ) as bar,
+        ):
+            for member in _members(archive, file):
+                path = folder / _inside(member.name, archive)
+                if not path.is_file() or path.stat().st_size != member.size:
+                    with written_whole(path) as temporary, temporary.open("wb") as copy, member.open() as content:
+                        shutil.copyfileobj(content, copy, _CHUNK)
+                bar.update(file.tell() - bar.n)
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+        problem = " ".join(str(error).split())
+        raise DataError(
+            f"archive {archive} cannot be unpacked into {folder} ({problem}): make room, or delete the archive and "
+            "fetch it anew"
+        ) from None
+
+
+def _transfer(url: str, part: Path, path: Path) -> None:
+    """Ask for what is missing until all is there, as long as each request brings something."""
+    while True:
+        before = _size(part)
+        try:
+            whole, problem = _request(url, part), "the transfer was cut off"
+        except (OSError, HTTPException) as error:
+            whole, problem = False, str(getattr(error, "reason", None) or error)
+        if whole:
+            return
+        if _size(part) <= before:
+            raise DataError(
+                f"{url} cannot be fetched ({problem}): call again to go on, or fetch it by other means and put it at "
+                f"{path}"
+            )
+
+
+def _request(url: str, part: Path) -> bool:
+    """Append to `part` what one request brings; whether that was all."""
+    have = _size(part)
+    try:
+        response: HTTPResponse = urlopen(Request(url, headers={"Range": f"bytes={have}-"}), timeout=_PATIENCE)
+    except HTTPError as error:
+        if error.code == 416 and have:  # nothing is behind what is here; the checksum tells whether it is right
+            return True
+        raise
+    with response:
+        start = have if response.status == 206 else 0  # else the server sends all of it again
+        length = response.headers["Content-Length"]
+        total = None if length is None else start + int(length)
+        quiet = total is not None and total < _QUIET_BELOW
+        with (
+            part.open("ab" if start else "wb") as file,
+            tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=quiet) as bar,
+        ):
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    return total is None or _size(part) >= total
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    size = _size(path)
+    with (
+        path.open("rb") as file,
+        tqdm(desc=f"Checking {path.name}", total=size, unit="B", unit_scale=True, disable=size < _QUIET_BELOW) as bar,
+    ):
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def _members(archive: Path, file: IO[bytes]) -> Iterator[_Member]:
+    """The regular files of an archive. Links have no business in a data set, and could lead anywhere."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(file) as members:
+            for info in members.infolist():
+                if not info.is_dir():
+                    yield _Member(info.filename, info.file_size, partial(members.open, info))
+    else:
+        with tarfile.open(fileobj=file) as tar:
+            for member in tar:
+                if member.isfile():
+                    yield _Member(member.name, member.size, partial(_content, tar, member))
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(member)
+    assert content is not None  # of a regular file it never is
+    return content
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    """A member's path, which has to stay within the folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise DataError(f"archive {archive} holds the file '{name}', expected paths within the archive: fetch it anew")
+    return path

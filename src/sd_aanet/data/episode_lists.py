@@ -1,0 +1,127 @@
+"""Lists of episodes as files: written by us, or by anybody who names the images of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sd_aanet.data.episodes import EpisodeSpec
+from sd_aanet.data.source import ImageSource
+from sd_aanet.errors import DataError
+from sd_aanet.files import written_whole
+
+FORMAT = "sd_aanet episodes 1"
+KEYS = ("class", "query", "supports")
+
+
+class EpisodeList:
+    """Episodes read from a file.
+
+    Attributes:
+        shot: K, of all of them.
+        classes: the class ids that occur, sorted.
+        seed: 0; nothing is drawn.
+    """
+
+    seed = 0
+
+    def __init__(self, specs: list[EpisodeSpec]) -> None:
+        self._specs = specs
+        self.shot = len(specs[0].supports)
+        self.classes = tuple(sorted({spec.class_id for spec in specs}))
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def draw(self, epoch: int, index: int) -> EpisodeSpec:
+        """The episode at `index`; the same in each epoch."""
+        return self._specs[index]
+
+
+def write_list(path: Path, source: ImageSource, specs: Iterable[EpisodeSpec], about: Mapping[str, Any]) -> str:
+    """Write a list: JSON, an episode a line, images by their keys, classes by name.
+
+    Args:
+        path: of the file.
+        source: whose images the specs number.
+        specs: the episodes.
+        about: what the list was drawn from (data set, fold, shot, seed, ...), for its reader.
+
+    Returns:
+        The list's digest.
+    """
+    specs = list(specs)
+    lines = ",\n  ".join(json.dumps(_entry(source, spec)) for spec in specs)
+    head = json.dumps({"format": FORMAT, **about, "digest": digest(source, specs)}, indent=1)[:-2]
+    with written_whole(path) as temporary:
+        temporary.write_text(f'{head},\n "episodes": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
+    return digest(source, specs)
+
+
+def read_list(path: Path, source: ImageSource) -> EpisodeList:
+    """Read a list for a data set.
+
+    Expects a JSON object whose `episodes` are objects with `class` (a name or an id), `query` (an image's key) and
+    `supports` (K keys, the same K for all).
+
+    Raises:
+        DataError: the file is missing or not that, or names what the data set does not have.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"episodes_file={path} does not exist: write one with sd-aanet episodes --out {path}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"episodes_file={path} is not readable JSON ({' '.join(str(error).split())})") from None
+    entries = content.get("episodes") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"episodes_file={path} has no 'episodes', expected a list of objects with {', '.join(KEYS)}")
+    places = {source.key(i): i for i in range(len(source))}
+    ids = {name: c for c, name in enumerate(source.classes, start=1)}
+    ids |= {str(c): c for c in ids.values()}
+    specs: list[EpisodeSpec] = []
+    for number, entry in enumerate(entries):
+        problem, spec = _spec(entry, places, ids, source)
+        shot = len(specs[0].supports) if specs else None
+        if spec is not None and shot is not None and len(spec.supports) != shot:
+            problem, spec = f"has {len(spec.supports)} supports and the first one {shot}", None
+        if spec is None:
+            raise DataError(f"episodes_file={path}: episode {number} {problem}: correct it, or choose its data set")
+        specs.append(spec)
+    return EpisodeList(specs)
+
+
+def digest(source: ImageSource, specs: Iterable[EpisodeSpec]) -> str:
+    """SHA-256 of a list's classes and images, by name and in order: two lists are the same where it is."""
+    lines = (json.dumps(_entry(source, spec), sort_keys=True) for spec in specs)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _entry(source: ImageSource, spec: EpisodeSpec) -> dict[str, Any]:
+    return {
+        "class": source.classes[spec.class_id - 1],
+        "query": source.key(spec.query),
+        "supports": [source.key(i) for i in spec.supports],
+    }
+
+
+def _spec(
+    entry: Any, places: Mapping[str, int], ids: Mapping[str, int], source: ImageSource
+) -> tuple[str, EpisodeSpec | None]:
+    """What is wrong with an entry, or the episode."""
+    if not isinstance(entry, dict) or not set(KEYS) <= set(entry) or not isinstance(entry["supports"], list):
+        return f"is no object with {', '.join(KEYS)}", None
+    class_id = ids.get(str(entry["class"]))
+    if class_id is None:
+        return f"names the class '{entry['class']}', which {source.name} does not have", None
+    keys = [str(key) for key in (entry["query"], *entry["supports"])]
+    unknown = [key for key in keys if key not in places]
+    if unknown:
+        return f"names the image '{unknown[0]}', which the {source.split} images of {source.name} do not have", None
+    if len(keys) < 2 or len(set(keys)) < len(keys):
+        return "has no support, or one image twice", None
+    query, *supports = (places[key] for key in keys)
+    return "", EpisodeSpec(class_id, query, tuple(supports))

@@ -1,0 +1,87 @@
+"""What the benchmarks' folders are made of: links to what is there, and masks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sd_aanet.data.reading import FEW
+from sd_aanet.data.source import Array8
+from sd_aanet.errors import DataError
+from sd_aanet.files import written_whole
+
+
+def link(target: Path, path: Path) -> None:
+    """Make `path` a link to a file, or a copy where the system has no links."""
+    if not _linked(target, path):
+        _copy(target, path)
+
+
+def link_folder(target: Path, path: Path, names: Sequence[str]) -> None:
+    """Make `path` a link to a folder, or a folder with copies of the files named where the system has no links."""
+    if not _linked(target, path):
+        for name in tqdm(names, f"Copying to {path}", unit="file", disable=len(names) < FEW):
+            _copy(target / name, path / name)
+
+
+def missing(names: Iterable[str], folder: Path) -> list[str]:
+    """Those of some files, named as in `sub/x.jpg`, that a folder lacks. It is listed, which is faster than to ask."""
+    present: set[str] = set()
+    for parent, _, files in os.walk(folder):
+        inner = Path(parent).relative_to(folder).as_posix()
+        present.update(files if inner == "." else (f"{inner}/{file}" for file in files))
+    return [name for name in names if name not in present]
+
+
+def check_complete(what: str, names: Sequence[str], folder: Path, fix: str) -> None:
+    """Raise DataError, with `fix` as the way out, where a folder lacks some of the files named."""
+    if lacking := missing(names, folder):
+        raise DataError(
+            f"{what}: {len(lacking):,} of {len(names):,} are not in {folder}, the first is {lacking[0]}: {fix}"
+        )
+
+
+def write_mask(label: Array8, path: Path) -> None:
+    """Write class indices (H, W) as a PNG with VOC's colours."""
+    picture = Image.fromarray(label)
+    picture.putpalette(voc_palette())
+    with written_whole(path) as temporary:
+        picture.save(temporary)
+
+
+def voc_palette() -> bytes:
+    """VOC's colours of the indices 0 to 255, from whose bits red, green and blue take theirs in turn."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        colours[:, bit % 3] |= (index >> bit & 1) << 7 - bit // 3
+    return colours.astype(np.uint8).tobytes()
+
+
+def _linked(target: Path, path: Path) -> bool:
+    """Whether `path` shows the target, or could be made a link to it. A link elsewhere is replaced, files never are."""
+    target = target.resolve()
+    if path.resolve() == target:
+        return True
+    if path.is_symlink():
+        path.unlink()
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError:  # some file systems have no links, and Windows asks for a privilege
+        return False
+    return True
+
+
+def _copy(source: Path, path: Path) -> None:
+    if not path.is_file() or path.stat().st_size != source.stat().st_size:
+        with written_whole(path) as temporary:
+            shutil.copyfile(source, temporary)

@@ -1,0 +1,181 @@
+"""PASCAL-5i's folder from VOC2012 and SBD: which masks there are, whose they are, and the lists by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sd_aanet.data.pascal5i import CLASSES
+from sd_aanet.data.prepare import SPLITS
+from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
+from sd_aanet.data.reading import read_all
+from sd_aanet.data.source import Array8, check_same_size, image_size, read_label
+from sd_aanet.episode import IGNORE
+from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.files import written_whole
+
+MASKS = "SegmentationClassAug"
+LISTS = Path("ImageSets", "Segmentation")
+VOC_TRAIN, VOC_VAL, SBD_TRAIN, TRAIN = 1_464, 1_449, 5_623, 5_953
+"""Images of VOC2012's lists, of SBD's train.txt without VOC's val.txt, and of the benchmark's training."""
+
+
+def build(voc: Path, sbd: Path | None, out: Path) -> None:
+    """Make a folder in VOC's layout with the benchmark's masks and lists; say what is in it.
+
+    val is VOC2012's. train is VOC2012's train united with SBD's train.txt, without val. A mask is VOC's own where VOC
+    has one, else SBD's. Without SBD, a ready `SegmentationClassAug` in VOC's folder is taken as it is.
+
+    Args:
+        voc: VOCdevkit/VOC2012.
+        sbd: benchmark_RELEASE or the `dataset` in it.
+        out: is made, but for masks that are there already.
+
+    Raises:
+        ConfigError: SBD is missing, or `out` would overwrite VOC's lists.
+        DataError: files are missing, damaged, or do not fit together.
+    """
+    if out.resolve() == voc.resolve():
+        raise ConfigError(f"--out {out} is VOC's own folder, whose lists would be overwritten: choose another")
+    _check_folder(voc / "JPEGImages", "--voc VOCdevkit/VOC2012")
+    val = read_ids(voc / LISTS / "val.txt")
+    _tell_count("VOC's val.txt", val, VOC_VAL)
+    train = _train_of_ready_masks(voc, val) if sbd is None else _train_by_rule(voc, sbd, val)
+    _tell_count("train", train, TRAIN)
+    listed = sorted(train | val)
+    pictures = [f"{name}.jpg" for name in listed]
+    check_complete("pictures of the lists", pictures, voc / "JPEGImages", "unpack VOC's archive again")
+    if sbd is None:
+        masks = [f"{name}.png" for name in listed]
+        check_complete("masks of the lists", masks, voc / MASKS, "complete the folder, or give --sbd")
+        link_folder(voc / MASKS, out / MASKS, masks)
+    else:
+        _write_masks(listed, voc, _dataset(sbd), out / MASKS)
+    link_folder(voc / "JPEGImages", out / "JPEGImages", pictures)
+    for split, names in zip(SPLITS, (train, val), strict=True):
+        with written_whole(out / LISTS / f"{split}.txt") as temporary:
+            temporary.write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
+    print(
+        f"written: {out}, {len(train):,} train and {len(val):,} val images; "
+        f"use it as dataset=pascal5i dataset.root={out}"
+    )
+
+
+def read_ids(path: Path) -> set[str]:
+    """The images of a list: an id a line, or paths to a picture and its mask.
+
+    Raises:
+        DataError: the list is missing or empty.
+    """
+    try:
+        ids = {Path(line.split()[0]).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"image list {path} cannot be read ({error}): unpack its archive again") from None
+    if not ids:
+        raise DataError(f"image list {path} is empty, expected an image id a line: unpack its archive again")
+    return ids
+
+
+def read_sbd(path: Path) -> Array8:
+    """The class indices that a .mat file of SBD holds, uint8 (H, W).
+
+    Raises:
+        DataError: the file is damaged or holds something else.
+    """
+    from scipy.io import loadmat
+
+    try:
+        label = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
+    except Exception as error:  # a damaged file is an error of almost any kind to scipy
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iu":
+            return label.astype(np.uint8)
+        problem = "its field GTcls.Segmentation is no map of class indices"
+    raise DataError(f"mask {path} cannot be read ({' '.join(problem.split())}): unpack SBD's archive again")
+
+
+def _train_by_rule(voc: Path, sbd: Path, val: set[str]) -> set[str]:
+    _check_folder(voc / "SegmentationClass", "--voc VOCdevkit/VOC2012")
+    _check_folder(_dataset(sbd) / "cls", "--sbd benchmark_RELEASE")
+    voc_train = read_ids(voc / LISTS / "train.txt") - val
+    sbd_train = read_ids(_dataset(sbd) / "train.txt") - val
+    _tell_count("VOC's train.txt", voc_train, VOC_TRAIN)
+    _tell_count("SBD's train.txt without VOC's val.txt", sbd_train, SBD_TRAIN)
+    return voc_train | sbd_train
+
+
+def _train_of_ready_masks(voc: Path, val: set[str]) -> set[str]:
+    if not (voc / MASKS).is_dir():
+        raise ConfigError(f"--sbd is missing, and {voc} holds no {MASKS}: give --sbd benchmark_RELEASE, or --download")
+    ready = voc / LISTS / "trainaug.txt"
+    if ready.is_file():
+        print(f"masks are those of {voc / MASKS}; train is {ready} without val")
+        return read_ids(ready) - val
+    print(f"masks are those of {voc / MASKS}; train is all of them that have a picture and are not in val")
+    pictures = {path.stem for path in (voc / "JPEGImages").glob("*.jpg")}
+    return {path.stem for path in (voc / MASKS).glob("*.png")} & pictures - val
+
+
+def _tell_count(what: str, names: Collection[str], expected: int) -> None:
+    if difference := len(names) - expected:
+        off = f"{difference:,} too many" if difference > 0 else f"{-difference:,} are missing"
+        print(
+            f"warning: {what} has {len(names):,} images, expected {expected:,}: {off}, so figures do not compare with "
+            "published ones"
+        )
+
+
+class _Job(NamedTuple):
+    picture: Path
+    source: Path
+    mask: Path
+
+
+def _write_masks(names: list[str], voc: Path, sbd: Path, folder: Path) -> None:
+    if folder.is_symlink():  # to ready masks, of an earlier call: they are not ours to add to
+        folder.unlink()
+    own = {path.stem for path in (voc / "SegmentationClass").glob("*.png")}
+    others = {path.stem for path in (sbd / "cls").glob("*.mat")}
+    if lacking := [name for name in names if name not in own | others]:
+        raise DataError(
+            f"masks of the lists: {len(lacking):,} of {len(names):,} are neither in {voc / 'SegmentationClass'} nor in "
+            f"{sbd / 'cls'}, the first is {lacking[0]}: unpack both archives again"
+        )
+    jobs = [
+        _Job(
+            picture=voc / "JPEGImages" / f"{name}.jpg",
+            source=voc / "SegmentationClass" / f"{name}.png" if name in own else sbd / "cls" / f"{name}.mat",
+            mask=folder / f"{name}.png",
+        )
+        for name in names
+    ]
+    jobs = [job for job in jobs if not job.mask.is_file()]
+    for _ in read_all(partial(_write_mask, jobs), len(jobs), "Writing masks"):
+        pass
+
+
+def _write_mask(jobs: list[_Job], i: int) -> None:
+    picture, source, mask = jobs[i]
+    label = read_label(source) if source.suffix == ".png" else read_sbd(source)
+    check_same_size(picture, image_size(picture), source, label.shape)
+    strange = label[(label > len(CLASSES)) & (label != IGNORE)]
+    if strange.size:
+        raise DataError(
+            f"mask {source} holds the index {strange.min()}, expected 0 to {len(CLASSES)} or {IGNORE} (ignore): unpack "
+            "its archive again"
+        )
+    write_mask(label, mask)
+
+
+def _dataset(sbd: Path) -> Path:
+    return sbd / "dataset" if (sbd / "dataset").is_dir() else sbd
+
+
+def _check_folder(folder: Path, option: str) -> None:
+    if not folder.is_dir():
+        raise DataError(f"folder {folder} is missing, expected it of {option}: name the folder above it there")

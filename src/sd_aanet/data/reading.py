@@ -1,0 +1,62 @@
+"""Doing something with every image of a data set: in several processes, in order, with a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from sd_aanet.errors import SDAANetError
+
+T = TypeVar("T")
+FEW = 200
+"""Fewer images than this are read in the process itself, without a bar that would only flash by."""
+_WORKERS = 8
+_BATCH = 32
+
+
+class _Calls(Dataset[T]):
+    def __init__(self, call: Callable[[int], T], count: int) -> None:
+        self.call, self.count = call, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> T:
+        return self.call(i)
+
+
+def read_all(call: Callable[[int], T], count: int, title: str) -> Iterator[T]:
+    """`call(0)`, ..., `call(count - 1)`, in this order.
+
+    Args:
+        call: reads one image; what it returns has to be picklable.
+        count: of the images.
+        title: what the bar says.
+
+    Raises:
+        SDAANetError: what `call` raises.
+    """
+    if count < FEW:
+        yield from map(call, range(count))
+        return
+    workers = min(_WORKERS, os.cpu_count() or 1)
+    loader = DataLoader(_Calls(call, count), batch_size=_BATCH, num_workers=workers, collate_fn=list)
+    with lines_of_workers(), tqdm(total=count, desc=title, unit="image") as bar:
+        for batch in loader:
+            yield from batch
+            bar.update(len(batch))
+
+
+@contextlib.contextmanager
+def lines_of_workers() -> Iterator[None]:
+    """A user's mistake in a worker of a DataLoader keeps its one line; torch puts the traceback into the message."""
+    try:
+        yield
+    except SDAANetError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise type(error)(line.partition(f"{type(error).__name__}: ")[2] or line) from error

@@ -1,0 +1,40 @@
+"""`sd-aanet episodes`: write the list of episodes that an evaluation draws, for others to evaluate on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.data.episode_lists import write_list
+
+KEPT = ("fold", "shot", "seed", "order", "min_object_pixels")
+"""What a list says of how it was drawn."""
+
+
+def run(config: dict[str, Any]) -> Path:
+    """Draw the list and write it.
+
+    Args:
+        config: conf/episodes.yaml as plain values.
+
+    Raises:
+        SDAANetError: whatever of it cannot work.
+    """
+    data = EpisodeDataModule(
+        source=dict(config["dataset"]["source"]),
+        **{name: config[name] for name in ("fold", "shot", "min_object_pixels", "short_classes", "order")},
+        size=config["dataset"]["recipe"]["test_size"],
+        test_seed=config["seed"],
+        test_episodes=config["episodes"],
+        select_on="none",
+    )
+    data.setup("test")
+    assert data.test_data is not None
+    source, out = data.source("val"), Path(config["out"])
+    specs = [data.test_data.spec(index) for index in range(len(data.test_data))]
+    about = {"dataset": source.name, "split": source.split, **{name: config[name] for name in KEPT}}
+    digest = write_list(out, source, specs, about)
+    classes = {spec.class_id for spec in specs}
+    print(f"written: {out}, {len(specs)} episodes of {len(classes)} classes, digest {digest[:16]}")
+    return out

@@ -1,0 +1,159 @@
+"""Results of an evaluation: figures over seeds, the protocol beside them, and the files that hold them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchmetrics
+from numpy.typing import NDArray
+
+import sd_aanet
+from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.evaluation.metrics import FewShotIoU
+from sd_aanet.evaluation.statistics import spread
+from sd_aanet.files import written_whole
+
+Result = dict[str, Any]
+COUNTS = ("intersection", "union", "background_intersection", "background_union", "object")
+COLUMNS = ("resolution", "seed", "index", "class_id", "class", "query", *COUNTS)
+"""Of episodes.csv: an episode a row and resolution, its counts in pixels; `object` is the true foreground."""
+FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou")
+SHOWN = (
+    *("dataset", "fold", "test_shot", "episodes", "seeds", "resolution", "ignore_boundary", "min_object_pixels"),
+    *("order", "select_on", "novel_in_train", "size", "resize", "scales", "flip"),
+)
+"""The switches under a table."""
+
+
+@dataclass(frozen=True)
+class SeedFigures:
+    """What one list of episodes gave at one resolution.
+
+    Attributes:
+        seed: of the list.
+        episodes: the list's digest.
+        figures: mIoU, FB-IoU and foreground and background IoU, in [0, 1].
+        classes: {name: (IoU, number of episodes)}.
+        rows: (N, 7) int64, see `EpisodeTester`, in the order of the list.
+        queries: the key of each episode's query.
+    """
+
+    seed: int
+    episodes: str
+    figures: dict[str, float]
+    classes: dict[str, tuple[float, int]]
+    rows: NDArray[np.int64]
+    queries: list[str]
+
+
+def of_seed(seed: int, metric: FewShotIoU, rows: NDArray[np.int64], data: EpisodeDataModule) -> SeedFigures:
+    """The figures of the test list that `data` holds now."""
+    assert data.test_data is not None
+    source = data.source("val")
+    iou, episodes = metric.class_iou(), metric.episodes
+    return SeedFigures(
+        seed=seed,
+        episodes=data.test_digest(),
+        figures={name: float(value) for name, value in metric.compute().items()},
+        classes={
+            source.classes[c - 1]: (float(iou[c]), int(episodes[c])) for c in torch.nonzero(episodes)[:, 0].tolist()
+        },
+        rows=rows[np.argsort(rows[:, 0])],
+        queries=[source.key(data.test_data.spec(index).query) for index in range(len(data.test_data))],
+    )
+
+
+def summary(seeds: Sequence[SeedFigures]) -> Result:
+    """Means over seeds, their spread, and each seed's own figures."""
+    means = {name: float(np.mean([s.figures[name] for s in seeds])) for name in FIGURES}
+    spreads = {name: spread([s.figures[name] for s in seeds]) for name in ("miou", "fb_iou")}
+    names = list(dict.fromkeys(name for s in seeds for name in s.classes))
+    return {
+        **means,
+        "spread": spreads if len(seeds) > 1 else None,
+        "classes": {
+            name: {
+                "iou": float(np.mean([s.classes[name][0] for s in seeds if name in s.classes])),
+                "episodes": sum(s.classes[name][1] for s in seeds if name in s.classes),
+            }
+            for name in names
+        },
+        "seeds": [
+            {
+                "seed": s.seed,
+                "episodes": s.episodes,
+                **s.figures,
+                "classes": {n: iou for n, (iou, _) in s.classes.items()},
+            }
+            for s in seeds
+        ],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What made a result: this package, its main dependencies, Python and the machine's kind."""
+    return {
+        "sd_aanet": sd_aanet.__version__,
+        "torch": torch.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
+        "torchmetrics": torchmetrics.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def write_result(result: Result, out: Path) -> None:
+    """Write result.json."""
+    with written_whole(out / "result.json") as path:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def write_episodes(seeds: Mapping[str, Sequence[SeedFigures]], classes: Sequence[str], out: Path) -> None:
+    """Write episodes.csv: the counts of every episode at each resolution."""
+    with written_whole(out / "episodes.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for resolution, lists in seeds.items():
+            for one in lists:
+                for (index, class_id, *counts), query in zip(one.rows.tolist(), one.queries, strict=True):
+                    writer.writerow([resolution, one.seed, index, class_id, classes[class_id - 1], query, *counts])
+
+
+def write_prototypes(prototypes: NDArray[np.float32], out: Path) -> None:
+    """Write prototypes.npz from (N, 1 + C): class ids and prototypes."""
+    with written_whole(out / "prototypes.npz") as path:
+        np.savez_compressed(
+            path, class_id=prototypes[:, 0].astype(np.int64), prototype=prototypes[:, 1:].astype(np.float16)
+        )
+
+
+def table(result: Result) -> str:
+    """The figures as a table for the terminal, with the protocol under it."""
+    lines = [f"{'class':<16}{'episodes':>9}{'IoU':>8}"]
+    for name, values in result["classes"].items():
+        lines.append(f"{name:<16}{values['episodes']:>9}{values['iou']:>8.3f}")
+    for name, title in (("miou", "mIoU"), ("fb_iou", "FB-IoU")):
+        lines.append(f"{title:<16}{result['episodes']:>9}{result[name]:>8.3f}{_spread(result, name)}")
+    for resolution, other in result["also"].items():
+        lines.append(f"{resolution}: mIoU {other['miou']:.3f}, FB-IoU {other['fb_iou']:.3f}")
+    protocol = result["protocol"]
+    lines.append(f"protocol {protocol['protocol']}: " + ", ".join(f"{key} {protocol[key]}" for key in SHOWN))
+    lines.append(f"{result['seconds']:.0f} s, {result['episodes_per_second']:.2f} episodes/s, {result['precision']}")
+    return "\n".join(lines)
+
+
+def _spread(result: Result, name: str) -> str:
+    if result["spread"] is None:
+        return ""
+    low, high = result["spread"][name]["interval"]
+    return f"   sd {result['spread'][name]['sd']:.3f}, 95 % [{low:.3f}, {high:.3f}] over {len(result['seeds'])} seeds"

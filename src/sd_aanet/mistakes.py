@@ -1,0 +1,80 @@
+"""A user's mistakes in a command line, which OmegaConf and Hydra tell in their own way, in one line each."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sd_aanet.errors import ConfigError, SDAANetError
+
+
+def complain(mistake: SDAANetError) -> None:
+    """Print a mistake as one line."""
+    print(f"sd-aanet: {' '.join(str(mistake).split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
+    """Raise ConfigError for what Hydra or OmegaConf raise in the block.
+
+    Args:
+        command: whose settings are composed.
+        folder: of the configuration.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _mistake(error, command, folder) from error
+
+
+def _mistake(error: Exception, command: str, folder: Path) -> SDAANetError:
+    """A user's mistake from what OmegaConf or Hydra made of it."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import MissingMandatoryValue
+
+    line = " ".join(str(error).split())
+    if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in line:
+        key = getattr(error, "full_key", None) or line.split("Missing mandatory value: ")[-1].split()[0]
+        return ConfigError(f"{key} is not set: give {key}=... on the command line")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(error.options)}")
+    if unknown := re.search(r"Could not override '([^']+)'", line):
+        return ConfigError(
+            f"setting '{unknown[1]}' is unknown{_alike(unknown[1], command, folder)}: see sd-aanet {command} --help"
+        )
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
+        key, _, values = ambiguous[1].partition("=")
+        return ConfigError(f"{key} has several values: give -m for a job each, or {key}=[{values}] for a list")
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"'{error.override}' cannot be read: write KEY=VALUE, and a value with special characters in quotes of its "
+            "own, as in 'out=\"a=b\"'"
+        )
+    return ConfigError(f"{line}: see sd-aanet {command} --help")
+
+
+def _alike(key: str, command: str, folder: Path) -> str:
+    """A setting that may have been meant."""
+    from omegaconf import DictConfig, OmegaConf
+
+    def keys(config: Any, prefix: str) -> Iterator[str]:
+        for part in map(str, config if isinstance(config, DictConfig) else ()):
+            yield f"{prefix}{part}"
+            yield from keys(config._get_node(part), f"{prefix}{part}.")
+
+    known = set(keys(OmegaConf.load(folder / f"{command}.yaml"), ""))
+    for path in folder.glob("*/*.yaml"):
+        known |= {path.parent.name, *keys(OmegaConf.load(path), f"{path.parent.name}.")}
+    if key in known:
+        return " with these choices"
+    close = difflib.get_close_matches(key, known - {"defaults", "hydra"}, n=1)
+    return f", did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,111 @@
+"""A job of a sweep: the name of its folder, by which the same job finds it again, and what is left to do in there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from sd_aanet.errors import ConfigError
+from sd_aanet.files import short, written_whole
+from sd_aanet.training import TRAINED
+
+Config = dict[str, Any]
+FREE = ("out", "resume", "sweep", "strategy", "logger", "workers", "remember_gb", "remember_dir")
+"""Settings on which a result does not depend, but for the number of devices: a job is the same job without them."""
+NAMED = ("fold", "shot", "seed")
+
+
+def job_name(fold: object, shot: object, seed: object, overrides: Sequence[str]) -> str:
+    """The name of a job's folder: fold, shot, seed, and a digest of the other overrides that its result depends on.
+
+    It depends neither on their order nor on the job's number.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    given = {override.get_key_element().lstrip("+"): override.value() for override in parsed}
+    others = {key: value for key, value in given.items() if key.partition(".")[0] not in (*FREE, *NAMED)}
+    name = f"fold{fold}_shot{shot}_seed{seed}"
+    plain = re.sub(r"[^\w-]", "-", name)
+    if plain != name:  # no numbers: a mistake, and its folder goes again
+        others["name"] = name
+    if not others:
+        return name
+    text = json.dumps(others, sort_keys=True, default=str)
+    return f"{plain}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def is_left(config: Config) -> bool:
+    """Whether something of a training is left to do. One that was cut off is made to resume, or to start afresh."""
+    out = Path(config["out"])
+    saved = out / "config.yaml"
+    if not saved.is_file():
+        return True
+    _check_same(OmegaConf.to_container(OmegaConf.load(saved)), config, out)
+    if (out / TRAINED).is_file() and (not config["test_episodes"] or (out / "result.json").is_file()):
+        print(f"{out.name} is finished: skipped")
+        return False
+    if (out / "checkpoints" / "last.ckpt").is_file():
+        with written_whole(saved) as path:  # what it may differ in holds as given now
+            OmegaConf.save(OmegaConf.create(config), path)
+        config["resume"] = str(out)
+        print(f"{out.name} was cut off: it goes on from its last checkpoint")
+        return True
+    print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
+    for name in ("checkpoints", "logs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in (TRAINED, saved.name):
+        (out / name).unlink(missing_ok=True)
+    return True
+
+
+def _check_same(saved: Any, given: Config, out: Path) -> None:
+    """Refuse a folder whose training has other settings than this job, where its result depends on them."""
+    there, here = _matters(saved if isinstance(saved, dict) else {}), _matters(given)
+    for key in (*here, *there):
+        if there.get(key) != here.get(key):
+            raise ConfigError(
+                f"'{short(out)}' holds a training with {key}={there.get(key)}, not {key}={here.get(key)}: give this "
+                "sweep a name of its own with sweep=NAME, or remove that folder"
+            )
+
+
+def _matters(config: Config) -> Config:
+    """The settings that a result depends on, by their whole keys; a data set's recipe shows in those it fills."""
+    devices = config.get("strategy", {}).get("devices")
+    number = {"strategy.devices": len(devices) if isinstance(devices, list) else devices}
+
+    def flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in part.items():
+            if isinstance(value, dict) and value:
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    rest = {key: value for key, value in config.items() if key not in FREE}
+    return {key: value for key, value in flat(rest) if not key.startswith("dataset.recipe.")} | number
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Work in a folder in which no other process works, be it one of a sweep that was given up but still runs."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"'{short(folder)}' is in use, another process runs this job: wait for it, then repeat the sweep"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

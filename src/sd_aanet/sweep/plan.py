@@ -1,0 +1,79 @@
+"""From a command line to a sweep: its name, its jobs, and what it cannot do, said before it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from sd_aanet.errors import ConfigError
+from sd_aanet.sweep.launchers import at_once, check, check_plugin
+from sd_aanet.sweep.run import Sweep
+
+
+def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
+    """The sweep that a command line asks for; None if it asks for a single run, or for Hydra's information only.
+
+    Args:
+        command: whose conf/<command>.yaml is composed.
+        conf: the folder of the configuration.
+        argv: KEY=VALUE and options of Hydra.
+
+    Raises:
+        ConfigError: a launcher whose plugin is not installed, or what no job of the sweep could do.
+        HydraException: the first job's configuration cannot be composed.
+    """
+    given = get_args_parser().parse_args(list(argv))
+    overrides = OverridesParser.create().parse_overrides(given.overrides)
+    own = [override for override in overrides if not override.is_hydra_override()]
+    for_hydra = [override for override in overrides if override.is_hydra_override()]
+    values = {override.key_or_group: override.value() for override in for_hydra}
+    check_plugin(values.get("hydra/launcher"))
+    multirun = given.multirun or str(values.get("hydra.mode")).upper() == "MULTIRUN"
+    if not multirun or given.cfg or given.info or given.hydra_help:
+        return None
+    (jobs,) = BasicSweeper.split_arguments(own, max_batch_size=None)
+    first = [*(str(override.input_line) for override in for_hydra), *jobs[0]]
+    if given.config_dir:
+        first.append(f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose(command, first, return_hydra_config=True)
+    launcher = str(config.hydra.runtime.choices["hydra/launcher"])
+    check(config, launcher)
+    more: tuple[str, ...] = ()
+    if "sweep" in config:
+        config.sweep = _sweep_name(config, own)
+        more = (f"sweep='{config.sweep}'",)
+    folder = Path(str(config.hydra.sweep.dir)).resolve()
+    return Sweep(
+        folder=folder,
+        jobs=tuple(map(tuple, jobs)),
+        launcher=launcher,
+        at_once=at_once(launcher, config, len(jobs)),
+        more=more,
+        ledger=folder / f".jobs-{os.getpid()}-{time.time_ns()}",
+    )
+
+
+def _sweep_name(config: DictConfig, overrides: Sequence[Override]) -> str:
+    """The one given, or by default the choices, a swept one with all its values."""
+    if config.sweep is None:
+        swept = {o.key_or_group: list(o.sweep_string_iterator()) for o in overrides if o.is_sweep_override()}
+        choices = config.hydra.runtime.choices
+        parts = [swept.get(group, [str(choices[group])]) for group in ("dataset", "backbone", "model")]
+        return re.sub(r"[^\w-]", "-", "_".join("-".join(part) for part in parts))
+    name = str(config.sweep)
+    if any(override.key_or_group == "sweep" and override.is_sweep_override() for override in overrides):
+        raise ConfigError("sweep has several values: it is the name of one sweep, give one")
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise ConfigError(f"sweep='{name}', expected a name of letters, digits, '.', '_' and '-': choose another")
+    return name

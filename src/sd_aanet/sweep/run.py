@@ -1,0 +1,253 @@
+"""The jobs of one command with `-m`: how each ends, in whichever process, and the list of those that failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sd_aanet.arguments import program
+from sd_aanet.errors import SDAANetError
+from sd_aanet.files import remove_empty, short, written_whole
+from sd_aanet.sweep.devices import device_of_its_own
+from sd_aanet.sweep.folder import alone, is_left
+from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check
+
+Config = dict[str, Any]
+INTERNAL = (".submitit", "multirun.yaml")
+"""What a launcher and Hydra write into a sweep's folder beside its jobs."""
+STARTS = 2
+"""How often one command starts a job whose process is killed: it may be the one that takes all memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        name: of its folder.
+        state: "done", "finished" (in an earlier sweep) or "failed".
+        line: the error, on one line.
+        mistake: whether that is the user's.
+    """
+
+    name: str
+    state: str
+    line: str = ""
+    mistake: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The jobs of one command with `-m`; goes to each of them.
+
+    Attributes:
+        folder: of the sweep.
+        jobs: the overrides of each job.
+        launcher: Hydra's name of what runs them.
+        at_once: how many of them share this machine.
+        more: overrides that Hydra gets in addition.
+        ledger: a folder, there while the command runs, in which a job leaves its outcome under its number.
+    """
+
+    folder: Path
+    jobs: tuple[tuple[str, ...], ...]
+    launcher: str
+    at_once: int
+    more: tuple[str, ...]
+    ledger: Path
+
+    def run(self, launch: Callable[[], None]) -> int:
+        """Run all jobs, then list what failed.
+
+        Args:
+            launch: runs them through Hydra, and returns when all have ended.
+
+        Returns:
+            The exit code: 0; 2 if jobs failed, all of them by mistakes of the user's; 1 if one failed otherwise.
+
+        Raises:
+            SDAANetError: every job failed by the same mistake.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        new, code = not self.folder.exists(), 0
+        self.ledger.mkdir(parents=True)
+        try:
+            broken = self._launch(launch)
+            code = self._conclude(self._outcomes(), broken)
+        except KeyboardInterrupt:
+            print(f"\nthe same command goes on where this one stopped: {short(self.folder)}")
+            if PLUGINS.get(self.launcher) == "submitit":
+                print("jobs that were handed in go on; on Slurm, scancel stops them")
+            raise
+        except (SDAANetError, HydraException, OmegaConfBaseException):
+            code = 2
+            raise
+        finally:
+            shutil.rmtree(self.ledger, ignore_errors=True)  # a job may just write into it
+            if new and code == 2:
+                self._forget()
+        return code
+
+    def job(self, number: int, folder: Path, attempt: Callable[[], str]) -> None:
+        """Run one job, in whichever process, and record how it ended.
+
+        Args:
+            number: of the job.
+            folder: of the job.
+            attempt: does the job; its state, see `Outcome`.
+        """
+        record, starts = self.ledger / f"{number}.json", self.ledger / f"{number}.starts"
+        if record.exists():
+            return  # it ended before the launcher gave up
+        if self.launcher == "joblib" and starts.exists() and starts.stat().st_size >= STARTS:
+            self._record(record, Outcome(folder.name, "failed", "its process, or one that ran beside it, was killed"))
+            return
+        with suppress(FileNotFoundError), starts.open("a") as file:
+            file.write(".")
+        print(f"\njob {number + 1} of {len(self.jobs)}: {folder.name}", flush=True)
+        self._record(record, self._attempted(folder, attempt))
+
+    def _attempted(self, folder: Path, attempt: Callable[[], str]) -> Outcome:
+        failure = self.folder / "failures" / f"{folder.name}.txt"
+        with suppress(OSError):  # no failure of an earlier sweep, or one of another job beside it
+            failure.unlink()
+            failure.parent.rmdir()
+        try:
+            with alone(folder):
+                return Outcome(folder.name, attempt())
+        except SDAANetError as error:
+            outcome = Outcome(folder.name, "failed", _one_line(str(error)), mistake=True)
+        except Exception as error:
+            line = _one_line(f"{type(error).__name__}: {error}")
+            with written_whole(failure) as path:
+                path.write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
+            outcome = Outcome(folder.name, "failed", f"{line} (traceback: {short(failure)})")
+        print(f"{outcome.name} failed, the others go on: {outcome.line}", flush=True)
+        _free_memory()
+        return outcome
+
+    def _record(self, path: Path, outcome: Outcome) -> None:
+        with suppress(FileNotFoundError):  # the command that started this job waits no longer
+            path.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
+
+    def work(self, number: int, folder: Path, config: Config, task: Callable[[Config], object]) -> str:
+        """Do what is left to do of a job, on a device of its own where jobs run side by side.
+
+        Args:
+            number: of the job.
+            folder: of the job.
+            config: plain values, checked.
+            task: takes them.
+
+        Returns:
+            The job's state, see `Outcome`.
+
+        Raises:
+            ConfigError: settings that cannot work in a sweep, or the folder holds a training with others.
+        """
+        check(config, self.launcher)
+        if "resume" in config and not is_left(config):
+            return "finished"
+        with ExitStack() as stack:
+            if self.launcher in ONE_MACHINE and "strategy" in config:
+                strategy = stack.enter_context(device_of_its_own(config["strategy"], number, self.at_once))
+                config = {**config, "strategy": strategy}
+            if self.launcher == "joblib":
+                stack.enter_context(_printing_to(folder / "output.txt"))
+            task(config)
+        if self.launcher == "joblib":
+            print(f"{folder.name} is done, what it printed is in {short(folder / 'output.txt')}", flush=True)
+        return "done"
+
+    def _forget(self) -> None:
+        """Remove the sweep's folder if no job left anything in it."""
+        if {path.name for path in self.folder.iterdir()} <= set(INTERNAL):
+            shutil.rmtree(self.folder)
+            remove_empty(self.folder.parent)
+
+    def _launch(self, launch: Callable[[], None]) -> str:
+        """Run all jobs; where joblib gives up, since a process of its was killed, those that are left once more.
+
+        Returns:
+            Why a launcher gave up for good, or nothing.
+        """
+        before = 0
+        while True:
+            try:
+                launch()
+                return ""
+            except Exception as error:
+                if self.launcher not in PLUGINS or isinstance(error, HydraException | OmegaConfBaseException):
+                    raise
+                reason = _one_line(f"{type(error).__name__}: {error}").partition(". ")[0]
+            written = sum(path.stat().st_size for path in self.ledger.iterdir())
+            if self.launcher != "joblib" or written == before:
+                return reason
+            before = written
+            print(f"\n{reason}: what is left starts again", flush=True)
+
+    def _outcomes(self) -> list[Outcome]:
+        """Of all jobs in their order; one that left none was cut off, or did not start."""
+        common = set(self.jobs[0]).intersection(*self.jobs)
+        found = []
+        for number, overrides in enumerate(self.jobs):
+            path = self.ledger / f"{number}.json"
+            if path.is_file():
+                found.append(Outcome(**json.loads(path.read_text(encoding="utf-8"))))
+            else:
+                name = " ".join(o for o in overrides if o not in common) or f"job {number + 1}"
+                found.append(Outcome(name, "failed", "it has not come to its end"))
+        return found
+
+    def _conclude(self, outcomes: Sequence[Outcome], broken: str) -> int:
+        failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+        mistakes = all(outcome.mistake for outcome in failed)
+        if mistakes and len(failed) == len(outcomes) and len({outcome.line for outcome in failed}) == 1:
+            raise SDAANetError(failed[0].line)
+        if broken:
+            print(f"sd-aanet: hydra/launcher={self.launcher} gave up: {broken}", file=sys.stderr)
+        if failed:
+            print(f"sd-aanet: {len(failed)} of {len(outcomes)} jobs failed:", file=sys.stderr)
+            for outcome in failed:
+                print(f"  {outcome.name}: {outcome.line}", file=sys.stderr)
+        if len(failed) < len(outcomes):
+            states = [outcome.state for outcome in outcomes]
+            counts = {"done": "done", "finished": "finished before", "failed": "failed"}
+            told = ", ".join(f"{states.count(state)} {text}" for state, text in counts.items() if state in states)
+            print(f"\n{len(outcomes)} jobs: {told}")
+            print(f"sweep       {short(self.folder)}\n\nnext:\n  {program()} report {short(self.folder)}")
+        return 0 if not failed else 2 if mistakes else 1
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Send what a job prints to a file, so that jobs side by side don't write across each other."""
+    try:
+        with path.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+            yield
+    except SDAANetError:
+        path.unlink()  # its line is all that there is to say
+        raise
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def _free_memory() -> None:
+    """Leave the next job what a failed one took of a GPU."""
+    gc.collect()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
