@@ -72,14 +72,17 @@ def make_job(
     skill = {c: float(random.uniform(0.25, 0.8)) + 0.04 * (shot > 1) for c in classes}
     resolutions = {"original": 1, "squashed": 2} if also else {"original": 1}
     rows = {name: _rows(random, name, side, seeds, episodes, classes, skill) for name, side in resolutions.items()}
+    training = {"dataset": dataset, "fold": fold, "shot": train_shot or shot, "seed": train_seed, "steps": steps}
+    if train_seed is None:
+        training = None
     result: dict[str, Any] = {
         **_scores(rows["original"], seeds),
         "also": {"squashed": _scores(rows["squashed"], seeds)} if also else {},
         "episodes": episodes * len(seeds),
-        "checkpoint": None if train_seed is None else f"{folder.name}/checkpoints/best.ckpt",
+        "checkpoint": None if train_seed is None else str(folder / "checkpoints/best.ckpt"),
         "protocol": {
             **{"protocol": "strict", "dataset": dataset, "fold": fold, "test_shot": shot, "episodes": episodes},
-            **{"seeds": len(seeds), "seed": seeds[0], "resolution": "original", "ignore_boundary": True},
+            **{"seeds": len(seeds), "seed": seeds[0], "resolution": "both" if also else "original", "ignore_boundary": True},
             **{"min_object_pixels": 2048, "novel_in_train": "background", "select_on": "base", "draw": "classes"},
             **{"size": 225, "resize": "squash", "scales": [1.0], "flip": False},
             "classes": {"train": [], "val": [], "test": list(classes.values())},
@@ -90,7 +93,7 @@ def make_job(
             **{"prior": True, "dropout": 1.0, "bins": [1.0, 0.5, 0.25, 0.125]},
             **(network or {}),
         },
-        "training": None if train_seed is None else {"seed": train_seed, "shot": train_shot or shot, "steps": steps},
+        "training": training,
         "precision": "32-true",
         "seconds": 12.3,
         "episodes_per_second": 81.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,7 +36,8 @@ def learning_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     for panel, (title, jobs) in zip(axes, groups.items(), strict=True):
         for job in jobs:
             steps, values = job.curves[VALIDATION]
-            panel.plot(steps, 100 * np.array(values), **_fold_looks(job.fold), linestyle=_line(shots, _shot(job)))
+            looks = _fold_looks(job.fold) | {"linestyle": _line(shots, _shot(job)), "markevery": 1 + len(steps) // 20}
+            panel.plot(steps, 100 * np.array(values), **looks)
         panel.set(title=title, xlabel="step", ylabel="validation mIoU, %")
         panel.set_ylim(bottom=0)
     handles = [Line2D([], [], label=f"fold {fold}", **_fold_looks(fold)) for fold in folds]
@@ -44,8 +46,8 @@ def learning_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     yield finish(
         "learning",
         "Validation over the training",
-        "Each line is a training: mIoU of its validation, on the classes that its protocol selects the checkpoint on "
-        "(select_on), which are not those of the table. A line that still rises at its end was trained too briefly.",
+        "Each line is a training: mIoU of its validation, on the classes that its checkpoint was selected on "
+        "(select_on in the protocol). A line that still rises at its end was trained too briefly.",
         f"Lines of {sum(map(len, groups.values()))} trainings over the steps.",
         figure,
     )
@@ -113,7 +115,8 @@ def _trainings(rows: Sequence[Row], metric: str) -> dict[str, list[Job]]:
     several = len({row.dataset for row in rows}) > 1
     groups: dict[str, dict[str, Job]] = {}
     for row in rows:
-        title = "\n".join([*([row.dataset] if several else []), f"{row.model}, {row.backbone}"])
+        network = textwrap.wrap(f"{row.model}, {row.backbone}", 48)  # as much as a panel is wide
+        title = "\n".join([*([row.dataset] if several else []), *network])
         jobs = {job.name: job for job in row.all_jobs() if metric in job.curves}
         if jobs:
             groups.setdefault(title, {}).update(jobs)

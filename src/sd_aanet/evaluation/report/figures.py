@@ -62,7 +62,8 @@ def _class_bars(dataset: str, comparison: Comparison) -> Plot:
         _file_name("classes", dataset, comparison.suffix),
         _title("IoU of each novel class", dataset, comparison.suffix),
         "Each bar is a class's IoU over all test episodes of the fold in which it is novel, the mean over trainings "
-        "and evaluation seeds; within a fold the best class comes first. The mean of a fold's bars is its mIoU.",
+        "and evaluation seeds; within a fold the best class comes first. The mean of a fold's bars is its mIoU. A "
+        "missing bar was not run.",
         f"Bars of {len(everything)} classes, from {worst[1]} with {everything[worst]:.0f} % to {best[1]} with "
         f"{everything[best]:.0f} %.",
         figure,
@@ -193,9 +194,9 @@ def _prototypes(dataset: str, row: Row, jobs: Sequence[Job]) -> Plot:
         _file_name("prototypes", dataset, ""),
         _title("Prototypes of test episodes, by t-SNE", dataset, ""),
         f"Each point is the prototype of one test episode of {row.model}, {row.backbone}, {row.shot}-shot (the first "
-        f"training and evaluation seed), at most {POINTS} of {LEGEND_CLASSES} classes a fold; colour and marker are "
-        "the class. Classes that lie apart are told apart by their supports alone. Distances between clusters mean "
-        "nothing in t-SNE, nor do the axes.",
+        f"training and evaluation seed), at most {POINTS} points and {LEGEND_CLASSES} classes a fold; colour and "
+        "marker are the class. Classes that lie apart are told apart by their supports alone. Distances between "
+        "clusters mean nothing in t-SNE, nor do the axes.",
         f"{len(jobs)} scatter plots of prototypes, one a fold, coloured by class.",
         figure,
     )

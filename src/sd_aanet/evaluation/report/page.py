@@ -19,17 +19,18 @@ CSS = """
   :root { --ink: #e8e8e8; --paper: #16181b; --faint: #a8a8a8; --line: #44484d; --shade: #21303d; }
 }
 body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 64rem; padding: 1rem 1.5rem 4rem; }
+  max-width: 76rem; padding: 1rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; width: 100%; }
 caption { color: var(--faint); padding: .4rem 0; text-align: left; }
-th, td { padding: .25rem .5rem; text-align: left; vertical-align: top; }
+th, td { padding: .25rem .4rem; text-align: left; vertical-align: top; }
 th { font-weight: 600; }
-tbody th { font-weight: 400; }
-.n { text-align: right; white-space: nowrap; }
-.wrap { overflow-wrap: anywhere; }
+tbody th { font-weight: 400; min-width: 12rem; }
+thead th, td { white-space: nowrap; }
+.n { text-align: right; }
+.wrap { overflow-wrap: anywhere; white-space: normal; }
 thead, tbody { border-bottom: 1px solid var(--line); }
 .reported { color: var(--faint); }
 tr.paper { background: var(--shade); color: var(--ink); }
@@ -60,14 +61,13 @@ def page(
         jobs: what the table is made of.
         failures: name of a job -> what is known of its end.
     """
-    versions = sorted({str(job.result.get("versions", {}).get("sd_aanet", "unknown")) for job in jobs})
     lines = [
         *("<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">'),
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         *(f"<title>{escape(title)}</title>", f"<style>{CSS}</style>", "</head>", "<body>", "<main>"),
         f"<h1>{escape(title)}</h1>",
-        f'<p class="faint">{len(jobs)} jobs, {len(failures)} failed; sd_aanet {escape(", ".join(versions))}</p>',
+        f'<p class="faint">{len(jobs)} {"job" if len(jobs) == 1 else "jobs"}, {len(failures)} failed</p>',
         *_results(table),
         *_figures(plots, absent),
         *_jobs(jobs),
@@ -78,9 +78,10 @@ def page(
 
 
 def _results(table: Table) -> Iterator[str]:
-    yield '<section aria-labelledby="results">\n<h2 id="results">Results</h2>\n<div class="scroll">'
+    yield '<section aria-labelledby="results">\n<h2 id="results">Results</h2>'
+    yield _scroll("results")
     yield f"<table>\n<caption>{escape(table.notes[0])}</caption>"
-    heads = [f'<th scope="col">{escape(head)}</th>' for head in table.labels]
+    heads = [_head(head) for head in table.labels]
     heads += [f'<th scope="col" class="n">{escape(head)}</th>' for head in table.figures]
     yield f"<thead><tr>{''.join(heads)}</tr></thead>"
     group: tuple[str, bool] | None = None
@@ -103,7 +104,7 @@ def _line(table: Table, line: Line) -> str:
     labels = [
         f'<th scope="row">{escape(t)}</th>' if i == 1 else f"<td>{escape(t)}</td>" for i, t in enumerate(line.labels)
     ]
-    figures = [f'<td class="n">{escape(text)}</td>' for text in table.texts(line)]
+    figures = [f'<td class="n">{escape(text).replace(" (", "<br>(")}</td>' for text in table.texts(line)]
     return "".join(['<tr class="paper">' if line.paper else "<tr>", *labels, *figures, "</tr>"])
 
 
@@ -120,17 +121,35 @@ def _figures(plots: Sequence[Plot], absent: Sequence[str]) -> Iterator[str]:
 
 
 def _jobs(jobs: Sequence[Job]) -> Iterator[str]:
-    yield '<section aria-labelledby="jobs">\n<h2 id="jobs">Jobs</h2>\n<div class="scroll">\n<table>'
+    versions = {job.name: _listed(job.result.get("versions", {})) for job in jobs}
+    common = len(set(versions.values())) == 1
+    heads = ("folder", "checkpoint", "seconds", "precision", *(() if common else ("versions",)))
+    yield '<section aria-labelledby="jobs">\n<h2 id="jobs">Jobs</h2>'
+    yield f"{_scroll('jobs')}\n<table>"
     yield "<caption>What the figures above were made from; seconds are those of the evaluation.</caption>"
-    heads = [f'<th scope="col">{head}</th>' for head in ("folder", "checkpoint", "seconds", "precision", "versions")]
-    yield f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>"
+    yield f"<thead><tr>{''.join(map(_head, heads))}</tr></thead>\n<tbody>"
     for job in jobs:
-        result = job.result
-        versions = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
-        cells = [_checkpoint(job), result.get("seconds", ""), result.get("precision", ""), versions]
+        cells = [_checkpoint(job), job.result.get("seconds", ""), job.result.get("precision", "")]
+        cells += [] if common else [versions[job.name]]
         shown = "".join(f'<td class="wrap">{escape(str(cell))}</td>' for cell in cells)
         yield f'<tr><th scope="row" class="wrap">{escape(job.name)}</th>{shown}</tr>'
-    yield "</tbody>\n</table>\n</div>\n</section>"
+    yield "</tbody>\n</table>\n</div>"
+    if common:
+        yield f'<p class="faint">All with {escape(versions[jobs[0].name] or "unknown versions")}.</p>'
+    yield "</section>"
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _scroll(heading: str) -> str:
+    """A box for a wide table, which keys can scroll, too."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{heading}">'
+
+
+def _head(text: str) -> str:
+    return f'<th scope="col">{escape(text)}</th>'
 
 
 def _checkpoint(job: Job) -> str:

@@ -171,8 +171,8 @@ def _has_seen(job: Job) -> bool:
 
 def _seen(job: Job) -> str:
     return (
-        f"CAUTION: {job.name} was trained for fold {job.training['fold']} and is tested on fold {job.fold}, of which it "
-        "has seen classes: that is no few-shot segmentation."
+        f"CAUTION: {job.name} was trained for fold {job.training['fold']} and is tested on fold {job.fold}, of which "
+        "it has seen classes: that is no few-shot segmentation."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,8 +95,9 @@ def panels(count: int, heights: float | Sequence[float], columns: int = 2) -> tu
 def legend_above(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     """The legend of a panel above all panels, in as many columns as its names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
+    wrapped = ["\n".join(textwrap.wrap(label, 100)) for label in labels]
     columns = max(1, min(len(labels), 110 // (max(map(len, names)) + 6)))
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    figure.legend(handles, wrapped, loc="outside upper center", ncols=columns)
 
 
 def by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -160,4 +162,5 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _only(row: Row) -> list[str]:
-    return [f"fold {', '.join(map(str, row.jobs))} only"] if row.partial else []
+    folds = ", ".join(map(str, row.jobs))
+    return [f"{'folds' if len(row.jobs) > 1 else 'fold'} {folds} only"] if row.partial else []

@@ -118,9 +118,7 @@ def build_table(rows: Sequence[Row], remarks: Sequence[str] = ()) -> Table:
         lines += _reported(dataset, {row.shot for row in rows if row.dataset == dataset}, folds, len(heads))
     kinds = {cell.over for line in lines for cell in line.cells if isinstance(cell, Cell) and cell.over}
     caution = "" if len(lines) == len(measured) else str(reported()["caution"])
-    later = [
-        f"{name}: {text}" for name, text in reported()["remarks"].items() if any(r.dataset == name for r in rows)
-    ]
+    later = [f"{name}: {text}" for name, text in reported()["remarks"].items() if any(r.dataset == name for r in rows)]
     return Table(
         labels=heads,
         figures=(*(f"fold-{fold}" for fold in range(folds)), "mean", "FB-IoU"),
@@ -270,9 +268,10 @@ def _bold_in_markdown(text: str) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A `table` environment for the package booktabs, the notes under it, the paper's rows bold."""
+    """A `table` environment for booktabs and graphicx, made to fit, the notes under it, the paper's rows bold."""
     columns = "l" * len(table.labels) + "r" * len(table.figures)
-    lines = [r"% Needs \usepackage{booktabs}.", r"\begin{table}", r"\centering\small\setlength{\tabcolsep}{4pt}"]
+    lines = [r"% Needs \usepackage{booktabs,graphicx}.", r"\begin{table}", r"\centering"]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines.append(_latex_line([*table.labels, *table.figures]))
     group = None
@@ -281,7 +280,7 @@ def as_latex(table: Table) -> str:
             lines.append(r"\midrule")
         group = here
         lines.append(_latex_line([*line.labels, *table.texts(line)], line.paper))
-    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip\footnotesize\raggedright"]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\footnotesize\raggedright"]
     lines += [rf"{_latex(note)}\par" for note in table.footnotes]
     return "\n".join([*lines, r"\end{table}", ""])
 
