@@ -14,8 +14,8 @@ PANELS = {
     "validation": ("val/miou", "val/fb_iou"),
     "learning rate": ("train/lr",),
 }
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
-"""Okabe and Ito's, distinct to colour-blind eyes."""
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+"""Okabe and Ito's, distinct to colour-blind eyes; without their yellow, which is pale on white."""
 
 
 def read_metrics(out: Path) -> Series:
