@@ -13,6 +13,7 @@ from sd_aanet.errors import ConfigError, SDAANetError
 COMPOSED = {
     "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
     "evaluate": ("sd_aanet.evaluation.run", "mIoU and FB-IoU of a checkpoint on classes it never saw"),
+    "check": ("sd_aanet.data.check", "read a whole data set, say what is in it and what is wrong with it"),
     "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
@@ -59,6 +60,5 @@ def _composed(name: str, argv: list[str]) -> int:
     module, about = COMPOSED[name]
     if "-h" in argv or "--help" in argv:
         print_help(name, about, argv)
-    else:
-        run_composed(name, lambda: cast(Task, importlib.import_module(module).run), argv)
-    return 0
+        return 0
+    return run_composed(name, lambda: cast(Task, importlib.import_module(module).run), argv)

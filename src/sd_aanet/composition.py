@@ -27,13 +27,16 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "conf"
 
 
-def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> None:
+def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
     """Compose conf/<name>.yaml with the overrides and run its task, once or for every job of a multirun.
 
     Args:
         name: of the command.
         find: gives the task; called once the configuration is composed, since the task's imports take seconds.
         argv: KEY=VALUE and options of Hydra.
+
+    Returns:
+        The exit code: the largest that a job's task returned, 0 where none did.
 
     Raises:
         ConfigError: an option or setting that does not exist or cannot work.
@@ -53,6 +56,7 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> None:
 
     mistakes: dict[str, SDAANetError] = {}
     parent, command_line = os.getpid(), sys.argv
+    codes = [0]
 
     def task(config: DictConfig) -> None:
         sys.argv = command_line  # with strategy=ddp Lightning starts the other ranks with it
@@ -63,7 +67,8 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> None:
                 plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
                 check_settings(name, plain)
                 _check_strategy(plain, multirun)
-                find()(plain)
+                code = find()(plain)
+                codes.append(code if isinstance(code, int) else 0)
             except (SDAANetError, HydraException, OmegaConfBaseException) as error:
                 if os.getpid() != parent:  # a launcher with processes of its own: only the error gets through
                     raise
@@ -83,6 +88,7 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> None:
         complain(mistake)
     if last is not None:
         raise last
+    return max(codes)
 
 
 def complain(mistake: SDAANetError) -> None:

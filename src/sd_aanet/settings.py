@@ -75,16 +75,20 @@ def _devices(value: Any) -> bool:
 
 SWITCH = _one_of(True, False)
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
-COMMON = {
+SOURCE = {
+    "dataset.source.size": _whole(1, 97),
+    "dataset.source.seed": _whole(0),
+    "dataset.source.images": _or_null(_whole(1, 500)),
+    "dataset.source.folds": _or_null(_whole(1, 4)),
+    "dataset.source.val_share": _number(0.3, zero=False, most=1),
+}
+COMMON = SOURCE | {
     **{key: _whole(0) for key in ("fold", "seed", "workers", "min_object_pixels")},
     "shot": _whole(1),
     "batch_size": _whole(1, 4),
     "features": _one_of("compute", "remember"),
     "remember_gb": _number(8, zero=False),
     "precision": _one_of(*PRECISIONS),
-    "dataset.source.size": _whole(1, 97),
-    "dataset.source.seed": _whole(0),
-    "dataset.source.images": _or_null(_whole(1, 500)),
     "backbone.trainable": _one_of("auto", True, False),
     "backbone.head_channels": _whole(1, 64),
     "backbone.prior_stage": _one_of(2, 3, 4),
@@ -117,8 +121,12 @@ RULES = {
         "test_batch_size": _whole(1, 8),
     },
     "evaluate": COMMON | {"size": _or_null(_whole(1, 473)), "episodes": _whole(1, 1000)},
+    "check": SOURCE | {"shot": _whole(1), "min_object_pixels": _whole(0)},
 }
-PATHS = ("checkpoint", "resume", "out", "remember_dir", "backbone.weights", "dataset.source.root")
+PATHS = (
+    *("checkpoint", "resume", "out", "remember_dir", "backbone.weights"),
+    *("dataset.source.root", "dataset.source.lists"),
+)
 """Settings that are text even where they look like a number: `out=2026`."""
 
 
