@@ -18,7 +18,7 @@ OBJECT = 1200
 
 def make_folder(root: Path, classes: Sequence[str] = CLASSES, images: int = 3, lists: bool = True) -> Path:
     """Write images/, masks/ and classes.txt: `images` of each class to each split, called `train_000` and so on."""
-    for key, c, _, label in _scenes(classes, images):
+    for key, _, _, label in _scenes(classes, images):
         write_picture(root / f"images/{key}.jpg", picture_of(label, key))
         write_mask(root / f"masks/{key}.png", label)
     (root / "classes.txt").write_text("\n".join(classes) + "\n")

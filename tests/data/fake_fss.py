@@ -10,7 +10,7 @@ SHARES = {"train": 4, "val": 2, "test": 2}
 
 
 def make_fss(root: Path, images: int = 3, lists: str | None = "{name}", shares: dict[str, int] = SHARES) -> Path:
-    """Write `images` of each class, called "train a", "train b", ..., "test b".
+    """Write `images` of each class, called train_a, train_b, ..., test_b.
 
     Args:
         root: the folder.
@@ -20,7 +20,7 @@ def make_fss(root: Path, images: int = 3, lists: str | None = "{name}", shares: 
     """
     rng = np.random.default_rng(0)
     for stage, count in shares.items():
-        names = [f"{stage} {chr(ord('a') + c)}" for c in range(count)]
+        names = [f"{stage}_{chr(ord('a') + c)}" for c in range(count)]
         for name in names:
             for number in range(1, images + 1):
                 label = np.zeros((60, 60), np.uint8)
@@ -35,7 +35,7 @@ def make_fss(root: Path, images: int = 3, lists: str | None = "{name}", shares: 
 
 def fss_pairs(root: Path, stage: str = "train") -> list[Pair]:
     """The pictures of a stage and their masks."""
-    return [(path, path.with_suffix(".png")) for path in sorted(root.glob(f"{stage} */*.jpg"))]
+    return [(path, path.with_suffix(".png")) for path in sorted(root.glob(f"{stage}_*/*.jpg"))]
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
 
 def test_what_cannot_be_indexed_leaves_no_index(root: Path, cache: Path) -> None:
     voc_pairs(root, "val")[3][1].unlink()
-    with pytest.raises(DataError, match="val_003.png does not exist"):
+    with pytest.raises(DataError, match=r"val_003\.png does not exist"):
         Pascal5i(root, "val").pixels()
     assert list(cache.rglob("*")) == []
 

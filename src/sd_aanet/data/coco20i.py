@@ -8,7 +8,6 @@ from pathlib import Path
 from sd_aanet.data.coco import CocoAnnotations
 from sd_aanet.data.folds import arranged
 from sd_aanet.data.labelled import LabelMapSource
-from sd_aanet.data.layouts import without_outlines
 from sd_aanet.data.source import Array8, Split, read_label
 from sd_aanet.errors import DataError
 
@@ -72,7 +71,7 @@ class Coco20i(LabelMapSource):
         return self._annotations.label(i) if self._masks is None else read_label(self.label_file(i))
 
     def strays(self) -> Sequence[DataError]:
-        return without_outlines(self._annotations)
+        return self._annotations.strays()
 
     def fold_classes(self, fold: int) -> tuple[int, ...]:
         return self._folds[fold]

@@ -151,12 +151,12 @@ def _too_few(splits: Sequence[Checked], shot: int, least: int) -> Iterator[Defec
         images, usable = split.images(1), split.images(least)
         for c, role in _roles(split.source).items():
             if usable[c - 1] <= shot:
-                yield Defect(
-                    "few",
+                line = (
                     f"class '{split.source.classes[c - 1]}', {role}, has too few images in {split.source.split}: "
-                    f"{usable[c - 1]} with {least} pixels of it or more ({images[c - 1]} with any), expected {shot + 1} "
-                    f"for shot={shot}: add images, or lower shot or min_object_pixels",
+                    f"{usable[c - 1]} with {least} pixels of it or more ({images[c - 1]} with any), expected "
+                    f"{shot + 1} for shot={shot}: add images, or lower shot or min_object_pixels"
                 )
+                yield Defect("few", line)
 
 
 def _roles(source: ImageSource) -> dict[int, str]:

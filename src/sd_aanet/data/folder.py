@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from sd_aanet.data import folds as folds_of
 from sd_aanet.data.labelled import LabelMapSource
 from sd_aanet.data.layouts import open_layout
-from sd_aanet.data.listing import read_lines
+from sd_aanet.data.listing import by_last_part, read_lines
 from sd_aanet.data.source import Array8, Split
 from sd_aanet.errors import ConfigError, DataError
 
@@ -105,16 +106,17 @@ def _read_list(path: Path, keys: Collection[str]) -> list[str]:
     """The keys that a list names, each as a key or as a path, with a suffix or without."""
     if not path.is_file():
         raise DataError(f"image list {path} does not exist, its counterpart does: write both train.txt and val.txt")
+    ends = by_last_part(keys) | {key: key for key in keys}
     listed: set[str] = set()
     for line in read_lines(path):
         name = line.replace("\\", "/").removeprefix("./").removeprefix("images/")
-        key = next((key for key in (name, name.rpartition(".")[0]) if key in keys), None)
-        if key is None:
+        names = [n for n in (name, posixpath.splitext(name)[0]) if n in ends]
+        if not names:
             raise DataError(
                 f"image list {path} names '{line}', which is no picture with a mask, expected a picture's name in each "
                 "line: correct it"
             )
-        listed.add(key)
+        listed.add(ends[names[0]])
     if not listed:
         raise DataError(f"image list {path} is empty, expected a picture's name in each line: fill it, or remove both")
     return sorted(listed)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from sd_aanet.data.coco import CocoAnnotations
-from sd_aanet.data.listing import composed, files_below, read_lines
+from sd_aanet.data.listing import by_last_part, composed, files_below, read_lines
 from sd_aanet.data.source import SUFFIXES, Array8, read_label
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
@@ -24,7 +24,8 @@ class Layout(Protocol):
 
     Attributes:
         classes: names of the classes 1..C.
-        pictures: the labelled ones, {key: path}, sorted; a key is the path in the folder without its suffix.
+        pictures: the labelled ones, {key: path}, sorted; a key is the path from images/, or else from the root, without
+            its suffix.
         strays: see `ImageSource.strays`.
     """
 
@@ -110,11 +111,11 @@ class CocoLayout:
                 f"none of the {len(names)} pictures of {self._json}, such as {next(iter(names))}, is in {root}: put "
                 "them beside it or into images/"
             )
-        self.pictures = _by_key({name: files[place] for name, place in found.items()})
-        self._places = {_key(name): names[name] for name in found}
+        self.pictures = _by_key({place: files[place] for place in found.values()})
+        self._places = {_key(place): names[name] for name, place in found.items()}
         self.strays = [
             *self._missing(names, found, root),
-            *without_outlines(self._annotations),
+            *self._annotations.strays(),
             *self._others(found, files),
         ]
 
@@ -144,13 +145,6 @@ class CocoLayout:
         ]
 
 
-def without_outlines(annotations: CocoAnnotations) -> list[DataError]:
-    """The objects of a file that have only a box, as `ImageSource.strays` tells of them."""
-    count = annotations.boxes_only
-    line = f"annotations {annotations.path}: {count} objects have no outline and are left out: export polygons for them"
-    return [DataError(line, "outline")] if count else []
-
-
 def _stray(line: str) -> DataError:
     return DataError(f"{line}, so that it is left out", "stray")
 
@@ -164,7 +158,7 @@ def _pictures(folder: Path) -> dict[str, str]:
 
 
 def _key(place: str) -> str:
-    return posixpath.splitext(place)[0]
+    return posixpath.splitext(place.removeprefix("images/"))[0]
 
 
 def _by_key(files: Mapping[str, str]) -> dict[str, str]:
@@ -173,7 +167,7 @@ def _by_key(files: Mapping[str, str]) -> dict[str, str]:
     for place, path in files.items():
         key = _key(place)
         if key in found:
-            raise DataError(f"{found[key]} and {path} differ in their suffix alone: rename one, or take it away")
+            raise DataError(f"{found[key]} and {path} have one name, '{key}', expected one each: rename one")
         found[key] = path
     return dict(sorted(found.items()))
 
@@ -195,7 +189,7 @@ def _annotations_file(root: Path) -> Path:
     found = sorted(path for path in (*root.glob("*.json"), *root.glob("annotations/*.json")) if path.name[0] != ".")
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} JSON files, such as {found[0].name}," if found else "neither masks/ nor a JSON file"
+    what = f"{len(found)} JSON files, such as {found[0].name}" if found else "neither masks/ nor a JSON file"
     below = sorted(path.parent for path in root.glob("*/*.json") if path.name[0] != ".")
     fix = f"set dataset.root to one, such as {below[0]}" if below and not found else "set dataset.root to such a folder"
     raise DataError(f"dataset root {root} holds {what}, expected {LAYOUT}: {fix}")
@@ -208,8 +202,7 @@ def _plain(name: str) -> str:
 
 def _located(names: Collection[str], files: Mapping[str, str]) -> dict[str, str]:
     """Where the pictures are: from the root, in images/, or anywhere if no other has the last part of the name."""
-    ends = _only(files)
-    own = _only(names)
+    ends, own = by_last_part(files), by_last_part(names)
     found = {}
     for name in names:
         end = posixpath.basename(name)
@@ -218,10 +211,3 @@ def _located(names: Collection[str], files: Mapping[str, str]) -> dict[str, str]
         if place is not None:
             found[name] = place
     return found
-
-
-def _only(places: Iterable[str]) -> dict[str, str]:
-    """{last part: place} of the places whose last part no other has."""
-    places = list(places)
-    count = Counter(map(posixpath.basename, places))
-    return {end: place for place in places if count[end := posixpath.basename(place)] == 1}

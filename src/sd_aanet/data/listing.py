@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from sd_aanet.errors import DataError
@@ -53,3 +56,10 @@ def files_below(folder: Path) -> dict[str, str]:
                 path = os.path.join(place, name)
                 found[composed(path[start:].replace(os.sep, "/"))] = path
     return dict(sorted(found.items()))
+
+
+def by_last_part(places: Iterable[str]) -> dict[str, str]:
+    """{last part: place} of those places whose last part no other has."""
+    places = list(places)
+    count = Counter(map(posixpath.basename, places))
+    return {end: place for place in places if count[end := posixpath.basename(place)] == 1}
