@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,7 @@ def table(found: Summary) -> str:
     rows.append(("without an object", *(str(split["empty"]) for split in splits.values())))
     rows.append((f"objects under {found['min_object_pixels']} px", *(str(split["small"]) for split in splits.values())))
     lines = [f"{found['dataset']}, {len(classes)} classes", *_aligned(rows), "", *_class_lines(found)]
-    for kinds, word in ((ERRORS, "error"), (WARNINGS, "warning")):
-        for kind, title in kinds.items():
-            listed = found["defects"].get(kind, [])
-            lines += ["", f"{word}: {title} ({len(listed)})"] if listed else []
-            lines += [f"  {line}" for line in listed[:LINES]]
-            lines += [f"  and {len(listed) - LINES} more, see check.json"] if len(listed) > LINES else []
-    verdict = "nothing wrong" if not found["defects"] else f"{found['errors']} errors, {found['warnings']} warnings"
-    return "\n".join([*lines, "", verdict])
+    return "\n".join([*lines, *_defect_lines(found["defects"]), "", _verdict(found)])
 
 
 def write_samples(splits: Sequence[Checked], least: int, out: Path) -> list[Path]:
@@ -84,6 +77,8 @@ def write_samples(splits: Sequence[Checked], least: int, out: Path) -> list[Path
         return []
     chosen = np.unique(np.linspace(0, len(shown) - 1, _SAMPLES).round().astype(int))
     cells = [cell for c in shown[chosen].tolist() if (cell := _sample(splits, c + 1, least)) is not None]
+    if not cells:
+        return []
     with written_whole(out / "samples.png") as path:
         grid([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)], side=_SIDE).save(path)
     return [out / "samples.png"]
@@ -141,6 +136,24 @@ def _class_lines(found: Summary) -> list[str]:
     some = "" if len(shown) == len(classes) else f"; the {_MOST} with the fewest, all are in check.json"
     cells = [f"{entry['name']} " + " ".join(_usable(entry[split], "/") for split in splits) for entry in shown]
     return [f"usable/images of each class in {' and '.join(splits)}{some}:", *_packed(cells)]
+
+
+def _defect_lines(defects: dict[str, list[str]]) -> Iterator[str]:
+    """The first defects of each kind, and how many more there are."""
+    for kinds, word in ((ERRORS, "error"), (WARNINGS, "warning")):
+        for kind in (kind for kind in kinds if kind in defects):
+            lines = defects[kind]
+            yield from ("", f"{word}: {kinds[kind]} ({len(lines)})")
+            yield from (f"  {line}" for line in lines[:LINES])
+            if len(lines) > LINES:
+                yield f"  and {len(lines) - LINES} more, see check.json"
+
+
+def _verdict(found: Summary) -> str:
+    counts = {word: found[f"{word}s"] for word in ("error", "warning")}
+    if not any(counts.values()):
+        return "nothing wrong"
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
 
 
 def _usable(counts: dict[str, int], between: str) -> str:

@@ -90,7 +90,7 @@ class CocoAnnotations:
     def strays(self) -> list[DataError]:
         """The objects without an outline, as `ImageSource.strays` tells of them."""
         count = self.boxes_only
-        line = f"annotations {self.path}: {count} objects have no outline and are left out: export polygons for them"
+        line = f"annotations {self.path} hold objects without an outline ({count}), which are left out: export polygons"
         return [DataError(line, "outline")] if count else []
 
 

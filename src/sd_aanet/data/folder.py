@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -92,14 +92,19 @@ class Folder(LabelMapSource):
         lists = {name: self.root / f"{name}.txt" for name in ("train", "val")}
         if any(path.is_file() for path in lists.values()):
             return _read_list(lists[split], self._layout.pictures)
-        # A checksum of the name, not a shuffle: a picture that is added moves no other one to the other side.
-        chosen = [key for key in keys if (zlib.crc32(key.encode()) / 2**32 < val_share) == (split == "val")]
+        # By the name, not by a shuffle: a picture that is added moves no other one to the other side.
+        chosen = [key for key in keys if (_share(key) < val_share) == (split == "val")]
         if not chosen:
             raise DataError(
                 f"val_share={val_share} gives '{split}' none of the {len(keys)} pictures of {self.root}: add pictures, "
                 "or write train.txt and val.txt"
             )
         return chosen
+
+
+def _share(key: str) -> float:
+    """A number in [0, 1) that is drawn from a name, the same on any machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
 
 
 def _read_list(path: Path, keys: Collection[str]) -> list[str]:

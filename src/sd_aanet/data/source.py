@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sd_aanet.errors import DataError
 
@@ -197,8 +197,9 @@ def _read(path: str | Path, what: str, convert: Callable[[Image.Image], Image.Im
             f"{what} {path} does not exist: check the data set's folder and its lists", defect="missing"
         ) from None
     except _DAMAGED as error:
+        problem = "it is no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DataError(
-            f"{what} {path} cannot be read ({' '.join(str(error).split())}), expected a whole image file: "
-            "replace it or take it off the list",
+            f"{what} {path} cannot be read ({problem}), expected a whole image file: replace it or take it "
+            "off the list",
             defect="unreadable",
         ) from error
