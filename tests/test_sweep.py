@@ -79,7 +79,7 @@ def test_a_sweep_says_where_it_is_and_what_comes_next(swept: tuple[Path, Done]) 
     names = {path.name for path in (working / SWEEP).iterdir()}
     (digest,) = {name.rpartition("_")[2] for name in names - {"multirun.yaml"}}
     assert names == {f"fold0_shot1_seed0_{digest}", f"fold1_shot1_seed0_{digest}", "multirun.yaml"}
-    assert not [path for path in (working / SWEEP).rglob(".*")], "what it needed itself is gone"
+    assert not list((working / SWEEP).rglob(".*")), "what it needed itself is gone"
     assert f"job 2 of 2: fold1_shot1_seed0_{digest}\n" in done.out
     end = done.out[done.out.index("\n2 jobs: 2 done\n") :].splitlines()
     assert end[2:5] == [f"sweep       {SWEEP}", "", "next:"]

@@ -14,6 +14,7 @@ from sd_aanet.mistakes import complain
 COMPOSED = {
     "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
     "evaluate": ("sd_aanet.evaluation.run", "mIoU and FB-IoU of a checkpoint on classes it never saw"),
+    "check": ("sd_aanet.data.check", "read a whole data set, say what is in it and what is wrong with it"),
     "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
     "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
 }

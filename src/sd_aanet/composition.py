@@ -43,6 +43,7 @@ class Job:
         command_line: with which Lightning starts the other ranks (strategy=ddp).
         sweep: whose job this is; None for a single run.
         mistake: the user's, in a single run.
+        code: the exit code that the task of a single run asks for.
     """
 
     command: str
@@ -50,6 +51,7 @@ class Job:
     command_line: list[str]
     sweep: Sweep | None = None
     mistake: SDAANetError | None = None
+    code: int = 0
 
     def __call__(self, config: DictConfig) -> None:
         """Run it; a user's mistake is kept, so that Hydra does not print it its way."""
@@ -85,7 +87,8 @@ class Job:
 
     def _task(self, plain: dict[str, Any]) -> None:
         _log_to_stdout()
-        self.find()(plain)
+        code = self.find()(plain)
+        self.code = code if isinstance(code, int) else 0
 
 
 def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
@@ -117,7 +120,7 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
         _hydra(job, argv)
     if job.mistake is not None:
         raise job.mistake
-    return 0
+    return job.code
 
 
 def _hydra(job: Job, argv: Sequence[str]) -> None:

@@ -75,16 +75,18 @@ def _devices(value: Any) -> bool:
 
 SWITCH = _one_of(True, False)
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
-EPISODES = {
-    **{key: _whole(0) for key in ("fold", "seed", "min_object_pixels")},
-    "shot": _whole(1),
-    "order": _one_of("classes", "pairs"),
-    "short_classes": _one_of("refuse", "skip"),
+SOURCE = {
     "dataset.source.size": _whole(1, 97),
     "dataset.source.seed": _whole(0),
     "dataset.source.images": _or_null(_whole(1, 500)),
     "dataset.source.folds": _or_null(_whole(1, 4)),
     "dataset.source.val_share": _number(0.3, zero=False, most=1),
+}
+EPISODES = SOURCE | {
+    **{key: _whole(0) for key in ("fold", "seed", "min_object_pixels")},
+    "shot": _whole(1),
+    "order": _one_of("classes", "pairs"),
+    "short_classes": _one_of("refuse", "skip"),
 }
 COMMON = EPISODES | {
     "workers": _whole(0),
@@ -135,6 +137,7 @@ RULES = {
         "flip": SWITCH,
     },
     "episodes": EPISODES | {"episodes": _whole(1, 1000)},
+    "check": SOURCE | {"shot": _whole(1), "min_object_pixels": _whole(0)},
 }
 PATHS = (
     *("checkpoint", "resume", "out", "sweep", "remember_dir", "episodes_file", "backbone.weights"),

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
+
+from data.fakes import picture_of, write_picture
 
 COCO_IDS = tuple(n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """The ids of COCO's 80 categories."""
@@ -67,10 +68,10 @@ def make_coco(root: Path, images: int = 2, ids: Sequence[int] = COCO_IDS, year: 
             entries.append({"id": 1000 + number, "file_name": name, "height": HEIGHT, "width": WIDTH})
             shown, drawn = _scene(rng, number, ids)
             annotations += [{"image_id": 1000 + number, **entry} for entry in drawn]
-            picture = np.stack([shown * 255, np.full_like(shown, 90), 255 - shown * 255], axis=-1)
-            Image.fromarray(picture).save(folder / name, quality=95, subsampling=0)
-        entries.append({"id": 1, "file_name": f"COCO_{split}{year}_bare.jpg", "height": HEIGHT, "width": WIDTH})
-        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"COCO_{split}{year}_bare.jpg")
+            write_picture(folder / name, picture_of(shown, name))
+        bare = f"COCO_{split}{year}_bare.jpg"
+        entries.append({"id": 1, "file_name": bare, "height": HEIGHT, "width": WIDTH})
+        write_picture(folder / bare, picture_of(np.zeros((HEIGHT, WIDTH), np.uint8), bare))
         content = coco_json(entries, annotations, categories)
         (root / f"annotations/instances_{split}{year}.json").write_text(json.dumps(content))
     return root

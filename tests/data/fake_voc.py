@@ -5,22 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from data.fakes import Pair, main, picture_of, write_mask, write_picture
 
 Voc = Callable[..., Path]
 
 
 def write_pair(root: Path, key: str, label: NDArray[np.uint8], masks: str = "SegmentationClassAug") -> None:
     """Write a mask, and a picture that is red where the mask shows a class, blue where it does not."""
-    for folder in ("JPEGImages", masks, "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    shown = ((label > 0) & (label < 255)).astype(np.uint8) * 255
-    picture = np.stack([shown, np.full_like(shown, 90), 255 - shown], axis=-1)
-    Image.fromarray(picture).save(root / "JPEGImages" / f"{key}.jpg", quality=95, subsampling=0)
-    mask = Image.fromarray(label).convert("P")
-    mask.putpalette([*range(256)] * 3)
-    mask.putdata(label.ravel().tolist())
-    mask.save(root / masks / f"{key}.png")
+    (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+    write_picture(root / "JPEGImages" / f"{key}.jpg", picture_of(label, key))
+    write_mask(root / masks / f"{key}.png", label)
 
 
 def make_voc(root: Path, images: int = 4, masks: str = "SegmentationClassAug", pairs: bool = False) -> Path:
@@ -40,3 +35,13 @@ def make_voc(root: Path, images: int = 4, masks: str = "SegmentationClassAug", p
             lines.append(f"/JPEGImages/{key}.jpg /{masks}/{key}.png" if pairs else key)
         (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+def voc_pairs(root: Path, split: str = "train") -> list[Pair]:
+    """The pictures of a split and their masks."""
+    pictures = sorted(root.glob(f"JPEGImages/{split}_*.jpg"))
+    return [(path, root / "SegmentationClassAug" / f"{path.stem}.png") for path in pictures]
+
+
+if __name__ == "__main__":
+    main(make_voc, voc_pairs)

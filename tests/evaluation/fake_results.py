@@ -82,8 +82,13 @@ def make_job(
         "checkpoint": None if train_seed is None else str(folder / "checkpoints/best.ckpt"),
         "protocol": {
             **{"protocol": "strict", "dataset": dataset, "fold": fold, "test_shot": shot, "episodes": episodes},
-            **{"seeds": len(seeds), "seed": seeds[0], "resolution": "both" if also else "original", "ignore_boundary": True},
-            **{"min_object_pixels": 2048, "novel_in_train": "background", "select_on": "base", "draw": "classes"},
+            **{
+                "seeds": len(seeds),
+                "seed": seeds[0],
+                "resolution": "both" if also else "original",
+                "ignore_boundary": True,
+            },
+            **{"min_object_pixels": 2048, "novel_in_train": "background", "select_on": "base", "order": "classes"},
             **{"size": 225, "resize": "squash", "scales": [1.0], "flip": False},
             "classes": {"train": [], "val": [], "test": list(classes.values())},
             **(protocol or {}),

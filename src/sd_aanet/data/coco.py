@@ -89,6 +89,12 @@ class CocoAnnotations:
             paint(columns, self._lengths[start:end].tolist(), value)
         return np.ascontiguousarray(columns.T)
 
+    def strays(self) -> list[DataError]:
+        """The objects without an outline, as `ImageSource.strays` tells of them."""
+        count = self.boxes_only
+        line = f"annotations {self.path} hold objects without an outline ({count}), which are left out: export polygons"
+        return [DataError(line, "outline")] if count else []
+
 
 def _store(path: Path) -> Path:
     """The folder that holds a file's regions: a name for its path, and one for its state."""

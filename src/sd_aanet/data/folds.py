@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
-from yaml import YAMLError
+import yaml
 
+from sd_aanet.data.listing import read_text
 from sd_aanet.data.source import ImageSource
 from sd_aanet.errors import ConfigError, DataError
 
@@ -41,7 +41,7 @@ def arranged(classes: int, folds: int, arrangement: str) -> Folds:
     if arrangement not in ARRANGEMENTS:
         raise ConfigError(f"arrangement={arrangement!r}, expected one of {', '.join(ARRANGEMENTS)}: choose one of them")
     if folds < 1 or classes % folds:
-        raise ConfigError(f"folds={folds} does not divide the {classes} classes: the benchmark has 4")
+        raise ConfigError(f"folds={folds}, expected a divisor of the {classes} classes: the benchmark has 4")
     size = classes // folds
     ids = np.arange(1, classes + 1).reshape(folds, size) if arrangement == "contiguous" else None
     ids = np.arange(1, classes + 1).reshape(size, folds).T if ids is None else ids
@@ -74,19 +74,20 @@ def from_file(path: Path, names: Sequence[str]) -> Folds:
         DataError: the file is not that, names a class that does not exist, or one twice.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        content = yaml.load(read_text(path), yaml.BaseLoader)  # all text: a class may be called `no` or `1`
+    except yaml.YAMLError as error:
         raise DataError(f"folds file {path} cannot be read ({' '.join(str(error).split())}): write YAML") from None
     lists = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(lists, list) or not lists or not all(isinstance(fold, list) and fold for fold in lists):
         raise DataError(f"folds file {path} is no list of folds, expected a list for each, as in [[cat, dog], [cup]]")
+    ids = {name: c for c, name in enumerate(names, start=1)}
     listed = [str(name) for fold in lists for name in fold]
-    unknown = [name for name in listed if name not in names]
+    unknown = [name for name in listed if name not in ids]
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if unknown or twice:
         what = f"the class '{unknown[0]}', which does not exist" if unknown else f"the class '{twice[0]}' twice"
         raise DataError(f"folds file {path} names {what}, expected each of {', '.join(names)} at most once")
-    return tuple(tuple(sorted(names.index(str(name)) + 1 for name in fold)) for fold in lists)
+    return tuple(tuple(sorted(ids[name] for name in fold)) for fold in lists)
 
 
 def split_classes(source: ImageSource, fold: int, seed: int, select_on: str, held_out: int) -> ClassSplit:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import zipfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,21 +32,13 @@ class IndexedSource(ImageSource):
     root: Path
 
     @abstractmethod
-    def count(self, i: int) -> NDArray[np.int64]:
-        """Pixels of each class in image `i`, (C,), from its files.
-
-        Raises:
-            DataError: a file is missing, unreadable, or does not fit; its `defect` says which.
-        """
-
-    @abstractmethod
     def label_files(self) -> Sequence[str]:
         """The files that the counts depend on."""
 
     def pixels(self) -> NDArray[np.int64]:
         fingerprint = self._fingerprint()
         place = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-        path = cache_folder() / "index" / f"{self.name}_{self.split}_{place}.npz"
+        path = cache_folder() / "index" / f"{self.name}_{self.split}_{place}.index"
         counts = _read(path, fingerprint, (len(self), len(self.classes)))
         if counts is None:
             counts = np.zeros((len(self), len(self.classes)), np.int64)
@@ -65,31 +57,34 @@ class IndexedSource(ImageSource):
         for path in self.label_files():
             with suppress(OSError):  # missing: counting says so
                 status = os.stat(path)
-                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+                name = path.removeprefix(str(self.root))  # the root may be written in several ways
+                digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
 
 def _write(path: Path, fingerprint: str, counts: NDArray[np.int64]) -> None:
-    """Only what is not zero: an image shows few of the classes."""
+    """Only what is not zero, for an image shows few of the classes; behind a checksum."""
     rows, columns = np.nonzero(counts)
+    buffer = io.BytesIO()
+    np.savez(buffer, rows=rows.astype(np.int32), columns=columns.astype(np.int16), counts=counts[rows, columns])
     with written_whole(path) as temporary:
-        np.savez(
-            temporary,
-            fingerprint=np.array(fingerprint),
-            rows=rows.astype(np.int32),
-            columns=columns.astype(np.int32),
-            counts=counts[rows, columns],
-        )
+        temporary.write_bytes(_checksum(fingerprint, buffer.getvalue()) + buffer.getvalue())
 
 
 def _read(path: Path, fingerprint: str, shape: tuple[int, int]) -> NDArray[np.int64] | None:
     """The counts of an index file; None where it is missing, damaged or of other files."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["fingerprint"]) != fingerprint:
-                return None
-            counts = np.zeros(shape, np.int64)
-            counts[file["rows"], file["columns"]] = file["counts"]
-            return counts
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        content = path.read_bytes()
+    except OSError:
         return None
+    size = len(_checksum("", b""))
+    if content[:size] != _checksum(fingerprint, content[size:]):
+        return None
+    file = np.load(io.BytesIO(content[size:]), allow_pickle=False)
+    counts = np.zeros(shape, np.int64)
+    counts[file["rows"], file["columns"]] = file["counts"]
+    return counts
+
+
+def _checksum(fingerprint: str, content: bytes) -> bytes:
+    return hashlib.sha256(fingerprint.encode() + content).digest()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sd_aanet.data.folds import arranged
 from sd_aanet.data.labelled import LabelMapSource
+from sd_aanet.data.listing import read_lines
 from sd_aanet.data.source import Split
 from sd_aanet.errors import DataError
 
@@ -96,7 +97,7 @@ def _read_list(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"image list {path} does not exist, expected one image id a line: check dataset.root")
     ids: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         stems = {Path(word).stem for word in line.split()}
         if len(stems) > 1:
             raise DataError(

@@ -57,7 +57,7 @@ def read_all(call: Callable[[int], T], count: int, title: str) -> Iterator[T]:
 
 
 def start_method(workers: int) -> str | None:
-    """How a DataLoader's workers start: as on this platform, but named, since in joblib's processes the default is another."""
+    """How a DataLoader's workers start: as usual on this platform, but named: in joblib's processes another is."""
     return None if workers == 0 else "fork" if sys.platform == "linux" else "spawn"
 
 

@@ -270,9 +270,8 @@ class Shapes(ImageSource):
         shown: Array8 = (self._label(i) == class_id).astype(np.uint8)
         return shown
 
-    def pixels(self) -> NDArray[np.int64]:
-        bins = len(self.classes) + 1
-        return np.stack([np.bincount(self._label(i).ravel(), minlength=bins)[1:] for i in range(len(self))])
+    def count(self, i: int) -> NDArray[np.int64]:
+        return np.bincount(self._label(i).ravel(), minlength=len(self.classes) + 1)[1:]
 
     def fold_classes(self, fold: int) -> tuple[int, ...]:
         first = 1 + sum(map(len, FOLDS[:fold]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sd_aanet.errors import DataError
 
@@ -21,6 +22,9 @@ _ORIENTATION = 0x0112
 """EXIF's tag; from 5 on its values lay the picture on its side."""
 _FIRST_ON_ITS_SIDE = 5
 _DARK = 127
+_DEEP = "more than 8 bits a pixel"
+_DAMAGED = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for a damaged file, by format and by place."""
 
 
 class ImageSource(ABC):
@@ -63,8 +67,16 @@ class ImageSource(ABC):
         """
 
     @abstractmethod
+    def count(self, i: int) -> NDArray[np.int64]:
+        """Pixels of each class in image `i`: int64 (C,), place `c - 1` for class `c`.
+
+        Raises:
+            DataError: as `mask`, or the mask holds what is no class; its `defect` says which.
+        """
+
     def pixels(self) -> NDArray[np.int64]:
-        """Pixels of each class in each image: int64 (N, C), column `c - 1` for class `c`."""
+        """Pixels of each class in each image: int64 (N, C)."""
+        return np.stack([self.count(i) for i in range(len(self))])
 
     @abstractmethod
     def fold_classes(self, fold: int) -> tuple[int, ...]:
@@ -74,8 +86,12 @@ class ImageSource(ABC):
         """The base classes that the benchmark itself holds out of training for validation; None where it names none."""
         return None
 
-    def strays(self) -> Sequence[str]:
-        """Lines on files that belong to no image of the data set, such as a mask without a picture."""
+    def strays(self) -> Sequence[DataError]:
+        """What is wrong outside of the images, as errors that are not raised.
+
+        The `defect` of each is "stray" (a file that belongs to no image, such as a mask without a picture), "missing"
+        (a picture that was labelled and is not there) or "outline" (objects that have a box and no outline).
+        """
         return ()
 
 
@@ -87,26 +103,38 @@ def read_image(path: str | Path, upright: bool = False) -> Array8:
         upright: turn it the way a viewer shows it (EXIF).
 
     Raises:
-        DataError: the file is missing, truncated or no image.
+        DataError: the file is missing, truncated, no image, or has more than 8 bits a channel.
     """
-    return _read(path, "image", lambda file: _turned(file, upright).convert("RGB"))
+
+    def colours(file: Image.Image) -> Image.Image:
+        if _is_deep(file):  # Pillow would make white of all that is over 255
+            raise DataError(
+                f"image {path} holds {_DEEP} (mode {file.mode}), expected 8 a channel: convert it", defect="values"
+            )
+        return _turned(file, upright).convert("RGB")
+
+    return _read(path, "image", colours)
 
 
 def read_label(path: str | Path) -> Array8:
     """Read a mask of class indices (a palette or grey PNG) as uint8 (H, W).
 
     Raises:
-        DataError: the file is missing, truncated, no image, or holds colours or more than 8 bits.
+        DataError: the file is missing, truncated, no image, holds colours or more than 8 bits, or is a JPEG, whose
+            values are not those that were saved.
     """
 
     def indices(file: Image.Image) -> Image.Image:
         if file.mode not in ("P", "L", "1"):
-            raise DataError(
-                f"mask {path} holds colours (mode {file.mode}), expected one class index a pixel: "
-                "save it as a palette or 8-bit grey PNG",
-                defect="values",
-            )
-        return file
+            problem = f"{_DEEP if _is_deep(file) else 'colours'} (mode {file.mode})"
+        elif file.format == "JPEG":
+            problem = "what JPEG made of its values"
+        else:
+            return file
+        raise DataError(
+            f"mask {path} holds {problem}, expected one class index a pixel: save it as a palette or 8-bit grey PNG",
+            defect="values",
+        )
 
     return _read(path, "mask", indices)
 
@@ -132,7 +160,7 @@ def image_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
         with Image.open(path) as file:
             turned = upright and file.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
             return (file.width, file.height) if turned else (file.height, file.width)
-    except OSError:
+    except _DAMAGED:
         height, width, _ = read_image(path).shape  # raises the error that says what is wrong
         return height, width
 
@@ -142,12 +170,17 @@ def check_same_size(
 ) -> None:
     """Raise DataError unless an image and its mask, both given as (height, width), have one size."""
     if image_size != mask_size:
+        turned = " as a viewer shows it (EXIF)" if image_size == mask_size[::-1] else ""
         raise DataError(
             f"mask {mask} is {mask_size[1]}x{mask_size[0]} but its image {image} is "
             f"{image_size[1]}x{image_size[0]}, expected the same width and height: "
-            "export the mask again at the image's size",
+            f"export the mask again at the image's size{turned}",
             defect="size",
         )
+
+
+def _is_deep(file: Image.Image) -> bool:
+    return file.mode[0] in "IF"
 
 
 def _turned(file: Image.Image, upright: bool) -> Image.Image:
@@ -163,10 +196,10 @@ def _read(path: str | Path, what: str, convert: Callable[[Image.Image], Image.Im
         raise DataError(
             f"{what} {path} does not exist: check the data set's folder and its lists", defect="missing"
         ) from None
-    # Pillow reports a damaged file as OSError, SyntaxError or ValueError, by format and by place.
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
+        problem = "it is no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DataError(
-            f"{what} {path} cannot be read ({' '.join(str(error).split())}), expected a whole image file: "
-            "replace it or take it off the list",
+            f"{what} {path} cannot be read ({problem}), expected a whole image file: replace it or take it "
+            "off the list",
             defect="unreadable",
         ) from error

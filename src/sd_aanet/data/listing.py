@@ -1,0 +1,65 @@
+"""What is in a folder, and texts that a user wrote. All names are composed (NFC): some systems take letters apart."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from sd_aanet.errors import DataError
+
+
+def composed(name: str) -> str:
+    """A name with each letter and its accents as one character (NFC), so that equal names are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def read_text(path: Path) -> str:
+    """A text of a user's, composed.
+
+    Raises:
+        DataError: the file is missing, or no text in UTF-8 (with or without a byte order mark).
+    """
+    try:
+        return composed(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or "it is not in UTF-8"
+        raise DataError(f"{path} cannot be read ({problem}), expected a text: save it as UTF-8") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank, without the blanks around them.
+
+    Raises:
+        DataError: see `read_text`.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    """The files that a file browser shows in a folder and in those below it.
+
+    Hidden files and folders are left out, such as the "._b.jpg" that macOS puts beside each file.
+
+    Returns:
+        {path from the folder, composed, "/" between its parts: whole path}, sorted.
+    """
+    found: dict[str, str] = {}
+    start = len(os.path.join(folder, ""))
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = os.path.join(place, name)
+                found[composed(path[start:].replace(os.sep, "/"))] = path
+    return dict(sorted(found.items()))
+
+
+def by_last_part(places: Iterable[str]) -> dict[str, str]:
+    """{last part: place} of those places whose last part no other has."""
+    places = list(places)
+    count = Counter(map(posixpath.basename, places))
+    return {end: place for place in places if count[end := posixpath.basename(place)] == 1}
