@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from fake_voc import write_pair
 from numpy.typing import NDArray
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
+
+from data.fake_voc import write_pair
 
 VOC_TRAIN = ("2007_000032", "2007_000039")
 VOC_VAL = ("2007_000033", "2007_000042")
