@@ -37,7 +37,7 @@ def refuse(*arguments: object, words: tuple[str, ...]) -> None:
 # Commands and settings
 
 UNKNOWN = [
-    (("trian",), ("'trian'", "train, evaluate, predict")),
+    (("trian",), ("'trian'", "train, evaluate, check, episodes")),
     (("train", "stps=3"), ("'stps' is unknown", "did you mean 'steps'")),
     (("train", "datset=shapes"), ("'datset'", "did you mean 'dataset'")),
     (("train", "dataset=pascal"), ("dataset=pascal is unknown", "coco20i, folder")),

@@ -63,7 +63,7 @@ def assert_same(one: Path, other: Path) -> None:
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
-    rows = [json.loads((folder / "result.json").read_text())["rows"] for folder in (one, other)]
+    rows = [json.loads((folder / "result.json").read_text())["seeds"] for folder in (one, other)]
     assert rows[0] == rows[1]
 
 

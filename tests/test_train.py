@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import TINY, Done, metrics, ran, refused, run
+from commands import TINY, Done, episode_rows, metrics, ran, refused, run
 from data.fake_voc import make_voc
 from sd_aanet.checkpoint import load_module
 from sd_aanet.evaluation.plots import draw_curves, read_metrics
@@ -69,11 +69,11 @@ def test_pictures_and_result(trained: tuple[Path, Done]) -> None:
         with Image.open(folder / name) as picture:
             picture.load()
     result = json.loads((folder / "result.json").read_text())
-    assert {"miou", "fb_iou", "classes", "protocol", "seconds", "episodes_per_second", "versions", "rows"} <= set(
+    assert {"miou", "fb_iou", "classes", "protocol", "seconds", "episodes_per_second", "versions", "seeds"} <= set(
         result
     )
     assert 0 <= result["miou"] <= 1
-    assert len(result["rows"]) == result["episodes"] == 6
+    assert len(episode_rows(trained[0])) == result["episodes"] == 6
     assert len(result["classes"]) == 5
     assert result["checkpoint"].endswith("checkpoints/best.ckpt")
 
@@ -138,8 +138,7 @@ def test_pascal_layout_trains_with_workers(tmp_path: Path) -> None:
         "backbone=resnet18",
         "backbone.head_channels=8",
         "precision=32-true",
-        "size=33",
-        "workers=1",
+        *("size=33", "test_size=33", "workers=1", "seeds=1"),
     )
     few = ("batch_size=2", "steps=2", "val_every=2", "val_episodes=3", "test_episodes=5", "augment=published")
     done = ran("train", "dataset=pascal5i", f"dataset.root={root}", *some, *few)

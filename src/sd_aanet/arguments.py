@@ -14,7 +14,7 @@ from sd_aanet.files import short
 
 def program() -> str:
     """How the user calls this command: its path, if the shell would not find it by name."""
-    called = Path(sys.argv[0])
+    called = Path(sys.argv[0] if sys.argv else "sd-aanet")
     if called.name == "__main__.py":
         return "python -m sd_aanet"
     return "sd-aanet" if called.name != "sd-aanet" or shutil.which("sd-aanet") else short(called.absolute())

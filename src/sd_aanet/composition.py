@@ -43,7 +43,7 @@ class Job:
         command_line: with which Lightning starts the other ranks (strategy=ddp).
         sweep: whose job this is; None for a single run.
         mistake: the user's, in a single run.
-        code: the exit code that the task of a single run asks for.
+        code: the largest exit code that a task in this process asks for.
     """
 
     command: str
@@ -88,7 +88,7 @@ class Job:
     def _task(self, plain: dict[str, Any]) -> None:
         _log_to_stdout()
         code = self.find()(plain)
-        self.code = code if isinstance(code, int) else 0
+        self.code = max(self.code, code if isinstance(code, int) else 0)
 
 
 def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
@@ -116,7 +116,7 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
     with told_in_one_line(name, config_folder()):
         job.sweep = sweep = plan(name, config_folder(), argv)
         if sweep is not None:
-            return sweep.run(lambda: _hydra(job, [*argv, *sweep.more]))
+            return max(sweep.run(lambda: _hydra(job, [*argv, *sweep.more])), job.code)
         _hydra(job, argv)
     if job.mistake is not None:
         raise job.mistake
