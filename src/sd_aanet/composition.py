@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -113,7 +114,7 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
     from sd_aanet.sweep.plan import plan
 
     job = Job(name, find, sys.argv)
-    with told_in_one_line(name, config_folder()):
+    with told_in_one_line(name, config_folder()), _command_line(f"sd-aanet {name}", argv, job.command_line):
         job.sweep = sweep = plan(name, config_folder(), argv)
         if sweep is not None:
             return max(sweep.run(lambda: _hydra(job, [*argv, *sweep.more])), job.code)
@@ -126,11 +127,18 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
 def _hydra(job: Job, argv: Sequence[str]) -> None:
     import hydra
 
-    sys.argv = [f"sd-aanet {job.command}", *argv]
-    try:
+    with _command_line(f"sd-aanet {job.command}", argv, job.command_line):
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=job.command)(job)()
+
+
+@contextmanager
+def _command_line(program: str, argv: Sequence[str], own: list[str]) -> Iterator[None]:
+    """What Hydra reads settings and its own name from, until the block ends; `own` is then there again."""
+    sys.argv = [program, *argv]
+    try:
+        yield
     finally:
-        sys.argv = job.command_line
+        sys.argv = own
 
 
 def print_help(name: str, about: str, argv: list[str]) -> None:
