@@ -1,10 +1,11 @@
 """Folds: by rule, from a file, automatic."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sd_aanet.data.folds import arranged, from_file, shuffled
+from sd_aanet.data.folds import arranged, from_file, shuffled, split_classes
 from sd_aanet.errors import ConfigError, DataError
 
 NAMES = ("cat", "dog", "no", "1", "Möwe")
@@ -85,3 +86,16 @@ def test_what_is_wrong_with_a_users_folds_is_told_in_one_line(text: str, problem
     assert f"{tmp_path}/folds.yaml" in str(raised.value)
     assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_single_base_class_cannot_be_held_out() -> None:
+    two = SimpleNamespace(
+        name="two",
+        folds=2,
+        classes=("cat", "dog"),
+        fold_classes=lambda fold: (fold + 1,),
+        val_classes=lambda fold: None,
+    )
+    with pytest.raises(ConfigError, match=r"^held_out=1, expected 0 of the single base class: set select_on=none"):
+        split_classes(two, 0, 0, "base", 1)
+    assert split_classes(two, 0, 0, "none", 1).train == (2,)

@@ -113,6 +113,10 @@ def split_classes(source: ImageSource, fold: int, seed: int, select_on: str, hel
         return ClassSplit(train, novel if select_on == "novel" else (), novel)
     if own is not None:
         return ClassSplit(train, own, novel)
+    if len(base) == 1:
+        raise ConfigError(
+            f"held_out={held_out}, expected 0 of the single base class: set select_on=none to hold out none"
+        )
     if not 1 <= held_out < len(base):
         raise ConfigError(
             f"held_out={held_out}, expected 1 to {len(base) - 1} of the {len(base)} base classes: "
