@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.functional import masked_average_pool
-from sd_aanet.models.prior import prior_mask
+from sd_aanet.models.prior import foreground_columns, prior
 from sd_aanet.models.sdpm import SDPM
 
 Array = NDArray[np.float64]
@@ -27,6 +28,15 @@ def test_masked_average_pooling(batch: int, height: int, width: int, seed: int) 
 
 def test_pooling_under_an_empty_mask_is_zero() -> None:
     assert masked_average_pool(torch.randn(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)).eq(0).all()
+
+
+def prior_mask(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
+    """(B, C, h, w), (B, K, C, h, w) and (B, K, 1, h, w) -> (B, 1, h, w)."""
+    episodes = [
+        torch.stack([prior(q, columns) for columns in foreground_columns(s, m)]).mean(0, keepdim=True)
+        for q, s, m in zip(query, support, mask, strict=True)
+    ]
+    return torch.stack(episodes)
 
 
 def prior_by_loops(query: Array, support: Array, mask: Array) -> Array:
@@ -64,10 +74,10 @@ def test_the_prior_is_made_in_float32_at_least(dtype: torch.dtype) -> None:
     query, support = torch.randn(1, 8, 5, 5).to(dtype), torch.randn(1, 2, 8, 5, 5).to(dtype)
     mask = torch.rand(1, 2, 1, 5, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        prior = prior_mask(query, support, mask)
-    assert prior.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        found = prior_mask(query, support, mask)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     expected = prior_mask(query.double(), support.double(), mask.double())
-    torch.testing.assert_close(prior.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_prior_of_an_empty_mask_is_finite() -> None:
@@ -75,9 +85,9 @@ def test_the_prior_of_an_empty_mask_is_finite() -> None:
     mask = torch.zeros(2, 2, 1, 5, 5)
     assert prior_mask(query, support, mask).eq(0).all()
     mask[:, 0, :, 2:4, 2:4] = 1  # one shot of two is empty
-    prior = prior_mask(query, support, mask)
-    assert prior.isfinite().all()
-    torch.testing.assert_close(prior, prior_mask(query, support[:, :1], mask[:, :1]) / 2)
+    found = prior_mask(query, support, mask)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, prior_mask(query, support[:, :1], mask[:, :1]) / 2)
 
 
 def test_reweighting_is_squeeze_and_excitation() -> None:

@@ -47,7 +47,8 @@ def test_the_extractor_is_the_plain_one(height: int, width: int, training: bool,
     saam, plain = _pair(training)
     torch.manual_seed(seed)
     feature, prototype = torch.randn(3, 8, height, width).double(), torch.randn(3, 8).double()
-    ours, theirs = saam.extractor(feature, prototype), plain.extractor(feature, prototype)
+    ours = saam.extractor(saam.extractor.on_feature(feature), prototype)
+    theirs = plain.extractor(feature, prototype)
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-10, atol=1e-10)
     for name, value in to_published({f"saam.{k}": v for k, v in saam.state_dict().items()}, "").items():
         if "running" in name:  # the statistics move the same way
@@ -65,7 +66,9 @@ def test_the_extractors_gradients_are_the_plain_ones() -> None:
         (plain.extractor(feature, prototype) * probe).sum(), [plain.state[n] for n in watched]
     )
     e = saam.extractor
-    ours = torch.autograd.grad((e(feature, prototype) * probe).sum(), [e.conv.weight, e.fuse.weight, e.pools[2].weight])
+    ours = torch.autograd.grad(
+        (e(e.on_feature(feature), prototype) * probe).sum(), [e.conv.weight, e.fuse.weight, e.pools[2].weight]
+    )
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -74,7 +77,7 @@ def test_attention_and_support_logits(bounded: bool) -> None:
     saam, plain = _pair(training=False, bounded=bounded)
     feature, prototype = torch.randn(2, 8, 5, 7).double(), torch.randn(2, 8).double()
     expected = plain.conv("q_maskgeneration", plain.extractor(feature, prototype))
-    attention = saam.attend(feature, prototype)
+    attention = saam.attend(saam.extractor.on_feature(feature), prototype)
     torch.testing.assert_close(attention, expected.sigmoid() if bounded else expected)
     assert attention.shape == (2, 1, 5, 7)
     logits = saam.segment_support(feature, prototype)

@@ -13,6 +13,7 @@ from sd_aanet.episode import Prediction, check_size
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.backbone import Stride, build_backbone
 from sd_aanet.models.functional import resize
+from sd_aanet.models.prior import Columns, prior
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,53 @@ class Features:
     high: Tensor | None
 
 
+@dataclass(frozen=True)
+class Queries:
+    """N query pictures as `FewShotNetwork.compare` takes them: whatever depends on the picture alone.
+
+    Attributes:
+        features: (N, C, h, w), projected.
+        high: (N, C4, h, w), for the prior mask; None where that is off.
+        affinity: (N, 4 C, h, w), the share of `features` in SAAM's first convolution; None without SAAM.
+    """
+
+    features: Tensor
+    high: Tensor | None = None
+    affinity: Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> Queries:
+        """Some of the pictures."""
+        each = (self.features, self.high, self.affinity)
+        return Queries(*(None if part is None else part[rows] for part in each))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Supports:
+    """N labelled pictures as `FewShotNetwork.compare` takes them: whatever depends on picture and mask.
+
+    Attributes:
+        prototypes: (N, C); (N, 2, C) where there is one of the background, too.
+        columns: for each picture, the high features of its foreground, for the prior mask; empty where that is off.
+        maps: (N, C, h, w), projected; only in training, whose losses look at them again.
+    """
+
+    prototypes: Tensor
+    columns: tuple[Columns, ...] = ()
+    maps: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What they take in memory, the maps left out."""
+        return self.prototypes.nbytes + sum(columns.features.nbytes for columns in self.columns)
+
+
 class FewShotNetwork(nn.Module):
     """A backbone, and a head that a subclass gives.
 
     The query's mask is no input: it goes to the losses (`training.losses`) beside the `Prediction`.
+
+    The head comes in three parts, because a picture takes part in many episodes: `encode_queries` and
+    `encode_supports` are done once a picture, `compare` once an episode. `head` does all three.
 
     Args:
         backbone: a name of `models.backbone.BACKBONES`.
@@ -68,6 +112,55 @@ class FewShotNetwork(nn.Module):
         self.backbone.requires_grad_(backbone_trainable)
         self.train()  # a new module is in train mode without anybody having called `train`, which freezes the norms
 
+    def encode_queries(self, features: Features) -> Queries:
+        """What the head makes of query pictures alone."""
+        raise NotImplementedError
+
+    def encode_supports(self, features: Features, foreground: Tensor) -> Supports:
+        """What the head makes of labelled pictures alone.
+
+        Args:
+            features: of N supports; `high` made with the masks.
+            foreground: (N, S, S) in {0, 1}, their masks.
+        """
+        raise NotImplementedError
+
+    def priors(self, queries: Queries, supports: Supports) -> Tensor | None:
+        """The prior mask that each support alone gives for its query; an episode's is the mean over its shots.
+
+        Args:
+            queries: B, or one for all.
+            supports: N, the shots of a query beside each other.
+
+        Returns:
+            (N, h, w) in [0, 1]; None where the prior is off.
+        """
+        if queries.high is None:
+            return None
+        shots = len(supports.columns) // len(queries.high)
+        with self.no_gradient_of_frozen():
+            highs = [high for high in queries.high for _ in range(shots)]
+            return torch.stack([prior(high, some) for high, some in zip(highs, supports.columns, strict=True)])
+
+    def compare(
+        self,
+        queries: Queries,
+        prototypes: Tensor,
+        prior: Tensor | None,
+        size: tuple[int, int],
+        maps: Tensor | None = None,
+    ) -> Prediction:
+        """Segment the queries of B episodes.
+
+        Args:
+            queries: B, or one for all.
+            prototypes: (B, K, C) or (B, K, 2, C), see `Supports`.
+            prior: (B, 1, h, w), the mean of `priors` over the shots.
+            size: (H, W) of the logits.
+            maps: (B, K, C, h, w), see `Supports`.
+        """
+        raise NotImplementedError
+
     def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
         """Everything after the backbone.
 
@@ -76,7 +169,16 @@ class FewShotNetwork(nn.Module):
             support: features of B * K supports, shots innermost.
             foreground: (B, K, S, S) in {0, 1}, the supports' masks.
         """
-        raise NotImplementedError
+        shots = (foreground.shape[0], foreground.shape[1])
+        queries, supports = self.encode_queries(query), self.encode_supports(support, foreground.flatten(0, 1))
+        priors = self.priors(queries, supports)  # (BK, h, w)
+        return self.compare(
+            queries,
+            supports.prototypes.unflatten(0, shots),
+            None if priors is None else priors.unflatten(0, shots).mean(1, keepdim=True),
+            (foreground.shape[-2], foreground.shape[-1]),
+            None if supports.maps is None else supports.maps.unflatten(0, shots),
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes; a backbone with frozen batch norms stays in eval mode, so that its statistics stand still."""

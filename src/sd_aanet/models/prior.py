@@ -1,6 +1,12 @@
-"""The prior mask (PFENet): where the query looks most like anything in the supports' foreground. No parameters."""
+"""The prior mask (PFENet): where the query looks most like anything in a support's foreground. No parameters.
+
+A support position outside the mask has feature zero, so its similarity to anything is zero: only the columns of the
+foreground enter the product, and one zero stands for all others. A quarter of a picture is foreground, or less.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,26 +14,52 @@ from torch import Tensor
 EPS = 1e-7
 
 
-def prior_mask(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Columns:
+    """The foreground of a support's high features.
+
+    Attributes:
+        features: (n, C), each position's feature times its mask; float32 or wider, since eps = 1e-7 means nothing in half
+            precision.
+        background: whether any position lies outside.
+    """
+
+    features: Tensor
+    background: bool
+
+
+def foreground_columns(support: Tensor, mask: Tensor) -> tuple[Columns, ...]:
+    """The columns of supports that a mask does not make zero.
+
+    Args:
+        support: (N, C, h, w), high features, made from their masked stage before.
+        mask: (N, 1, h, w) in [0, 1], the foreground, resized to the grid.
+    """
+    columns = []
+    for feature, weight in zip(support.permute(0, 2, 3, 1), mask[:, 0], strict=True):
+        inside = weight > 0
+        chosen = feature[inside].to(torch.promote_types(feature.dtype, torch.float32))  # (n, C)
+        columns.append(Columns(chosen * weight[inside, None].to(chosen.dtype), len(chosen) < inside.numel()))
+    return tuple(columns)
+
+
+def prior(query: Tensor, support: Columns) -> Tensor:
     """Cosine similarity of each query position with its most similar support position, min-max normalised.
 
     Args:
-        query: (B, C, h, w), high features of the query.
-        support: (B, K, C, h, w), high features of the supports, made from their masked stage before.
-        mask: (B, K, 1, h, w) in [0, 1], the foreground, resized to the grid.
+        query: (C, h, w), high features of a query.
+        support: of one support.
 
     Returns:
-        (B, 1, h, w) in [0, 1], the mean over the K shots; float32 or wider whatever the input, since eps = 1e-7
-        means nothing in half precision.
+        (h, w) in [0, 1], in the columns' dtype.
     """
-    batch, height, width = query.shape[0], query.shape[2], query.shape[3]
-    wide = torch.promote_types(query.dtype, torch.float32)
+    s = support.features  # (n, C)
     with torch.autocast(query.device.type, enabled=False):
-        q = query.to(wide).flatten(2)[:, None]  # (B, 1, C, hw)
-        s = (support.to(wide) * mask.to(wide)).flatten(3)  # (B, K, C, hw)
-        norms = s.norm(dim=2)[..., None] * q.norm(dim=2)[:, :, None]  # (B, K, hw of s, hw of q)
-        cosine = s.transpose(2, 3) @ q / (norms + EPS)  # (B, K, hw of s, hw of q)
-        best = cosine.amax(2)  # (B, K, hw)
-        low, high = best.amin(2, keepdim=True), best.amax(2, keepdim=True)
-        prior: Tensor = ((best - low) / (high - low + EPS)).mean(1)  # (B, hw)
-    return prior.view(batch, 1, height, width)
+        q = query.to(s.dtype).flatten(1)  # (C, hw)
+        cosine = (s @ q) / (s.norm(dim=1)[:, None] * q.norm(dim=0) + EPS)  # (n, hw)
+        if support.background:
+            cosine = torch.cat([cosine, cosine.new_zeros(1, q.shape[1])])
+        best = cosine.amax(0)  # (hw,)
+        low, high = best.amin(), best.amax()
+        normalised: Tensor = (best - low) / (high - low + EPS)
+    return normalised.view(query.shape[1:])

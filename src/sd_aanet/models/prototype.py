@@ -9,7 +9,7 @@ from torch import Tensor
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.backbone import Stride
-from sd_aanet.models.base import Features, FewShotNetwork
+from sd_aanet.models.base import Features, FewShotNetwork, Queries, Supports
 from sd_aanet.models.functional import masked_average_pool, resize
 
 
@@ -38,23 +38,36 @@ class CosinePrototype(FewShotNetwork):
         first = self.backbone.channels[1]  # the mid features are stage 3, then stage 2
         self.channels = slice(0, first) if stage == 3 else slice(first, None)
 
-    def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
-        """See `FewShotNetwork.head`; the logits are cosines."""
-        batch, shot = foreground.shape[:2]
-        q, s = query.mid[:, self.channels], support.mid[:, self.channels]  # (B, C, h, w), (BK, C, h, w)
-        mask = resize(foreground, (q.shape[-2], q.shape[-1])).flatten(0, 1)[:, None]  # (BK, 1, h, w)
-        each = torch.stack([masked_average_pool(s, 1 - mask), masked_average_pool(s, mask)], 1)  # (BK, 2, C)
-        shots = each.unflatten(0, (batch, shot))  # (B, K, 2, C)
-        both = F.normalize(shots.mean(1), dim=-1)  # (B, 2, C)
-        cosine = torch.einsum("bchw,bpc->bphw", F.normalize(q.to(both.dtype), dim=1), both)  # (B, 2, h, w)
+    def encode_queries(self, features: Features) -> Queries:
+        """See `FewShotNetwork.encode_queries`."""
+        return Queries(features.mid[:, self.channels])  # (N, C, h, w)
+
+    def encode_supports(self, features: Features, foreground: Tensor) -> Supports:
+        """See `FewShotNetwork.encode_supports`; a prototype of the background, then one of the class."""
+        s = features.mid[:, self.channels]  # (N, C, h, w)
+        mask = resize(foreground[:, None], (s.shape[-2], s.shape[-1]))  # (N, 1, h, w)
+        return Supports(torch.stack([masked_average_pool(s, 1 - mask), masked_average_pool(s, mask)], 1))  # (N, 2, C)
+
+    def compare(
+        self,
+        queries: Queries,
+        prototypes: Tensor,
+        prior: Tensor | None,
+        size: tuple[int, int],
+        maps: Tensor | None = None,
+    ) -> Prediction:
+        """See `FewShotNetwork.compare`; the logits are cosines."""
+        both = F.normalize(prototypes.mean(1), dim=-1)  # (B, 2, C)
+        q = F.normalize(queries.features.to(both.dtype), dim=1)  # (B, C, h, w)
+        cosine = torch.einsum("bchw,bpc->bphw", q.expand(len(both), -1, -1, -1), both)  # (B, 2, h, w)
         return Prediction(
-            logits=resize(cosine, (foreground.shape[-2], foreground.shape[-1])),
+            logits=resize(cosine, size),
             auxiliary_logits=(),
             support_logits=None,
             attention=None,
             prior=None,
             prototype=both[:, 1],
-            support_prototypes=shots[:, :, 1],
+            support_prototypes=prototypes[:, :, 1],
             reweighting=None,
-            query_features=q,
+            query_features=queries.features,
         )

@@ -3,8 +3,9 @@
 One extractor looks at a feature map beside the prototype of the episode's class. For the supports, whose masks are
 known, a classifier on top of it is supervised; for the query, another reads its attention off.
 
-Everything here is the plain network; two rewritings, exact to rounding, save two thirds of its products:
-- the prototype is the same at every position, so its share of the first 3x3 convolution takes only nine values;
+Everything here is the plain network; three rewritings, exact to rounding, save most of its products:
+- the feature map's share of the first 3x3 convolution is made once a picture, whatever it is compared with;
+- the prototype is the same at every position, so its share takes only nine values;
 - the pyramid's branches are resized from 50 cells, so their share of the last 3x3 convolution is linear in those cells.
 """
 
@@ -76,12 +77,15 @@ class AffinityExtractor(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, feature: Tensor, prototype: Tensor) -> Tensor:
-        """(N, C, h, w) and (N, C) -> (N, C, h, w)."""
-        size = (feature.shape[-2], feature.shape[-1])
-        on_feature, on_prototype = self.conv.weight.chunk(2, dim=1)  # (4C, C, 3, 3) each
-        x = F.conv2d(feature, on_feature, self.conv.bias, padding=1)  # (N, 4C, h, w)
-        x = F.relu(x + spread_conv3x3(prototype, on_prototype, size))  # (N, 4C, h, w)
+    def on_feature(self, feature: Tensor) -> Tensor:
+        """The feature map's share of the first convolution: (N, C, h, w) -> (N, 4C, h, w)."""
+        return F.conv2d(feature, self.conv.weight[:, : feature.shape[1]], self.conv.bias, padding=1)
+
+    def forward(self, on_feature: Tensor, prototype: Tensor) -> Tensor:
+        """`on_feature` of N feature maps or of one for all, (N | 1, 4C, h, w), and (N, C) -> (N, C, h, w)."""
+        size = (on_feature.shape[-2], on_feature.shape[-1])
+        on_prototype = self.conv.weight[:, -prototype.shape[1] :]  # (4C, C, 3, 3)
+        x = F.relu(on_feature + spread_conv3x3(prototype, on_prototype, size))  # (N, 4C, h, w)
         on_x, *on_pools = self.fuse.weight.split([4 * prototype.shape[1]] + [prototype.shape[1]] * len(BINS), dim=1)
         fused = F.conv2d(x, on_x, padding=1)  # (N, C, h, w)
         for side, pool, norm, weight in zip(BINS, self.pools, self.norms, on_pools, strict=True):
@@ -110,10 +114,18 @@ class SAAM(nn.Module):
 
     def segment_support(self, feature: Tensor, prototype: Tensor) -> Tensor:
         """Logits of the supports from their own prototypes: (N, C, h, w), (N, C) -> (N, 2, h, w)."""
-        logits: Tensor = self.support_classifier(self.extractor(feature, prototype))
+        logits: Tensor = self.support_classifier(self.extractor(self.extractor.on_feature(feature), prototype))
         return logits
 
-    def attend(self, feature: Tensor, prototype: Tensor) -> Tensor:
-        """The query's attention from the mean prototype: (B, C, h, w), (B, C) -> (B, 1, h, w)."""
-        attention: Tensor = self.attention_classifier(self.extractor(feature, prototype))
+    def attend(self, on_feature: Tensor, prototype: Tensor) -> Tensor:
+        """The query's attention from the mean prototype.
+
+        Args:
+            on_feature: (B, 4C, h, w), or one for all; see `AffinityExtractor.on_feature`.
+            prototype: (B, C).
+
+        Returns:
+            (B, 1, h, w).
+        """
+        attention: Tensor = self.attention_classifier(self.extractor(on_feature, prototype))
         return attention.sigmoid() if self.bounded else attention

@@ -1,4 +1,4 @@
-"""SD-AANet: the whole network, from images to logits. Read `head` as the paper's figure."""
+"""SD-AANet: the whole network, from images to logits. Read `encode_queries`, `encode_supports` and `compare` as the paper's figure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.backbone import Stride
-from sd_aanet.models.base import Features, FewShotNetwork
+from sd_aanet.models.base import Features, FewShotNetwork, Queries, Supports
 from sd_aanet.models.decoder import Decoder
 from sd_aanet.models.functional import masked_average_pool, resize
-from sd_aanet.models.prior import prior_mask
+from sd_aanet.models.prior import foreground_columns
 from sd_aanet.models.saam import SAAM
 from sd_aanet.models.sdpm import SDPM
 
@@ -78,42 +78,42 @@ class SDAANet(FewShotNetwork):
                 if isinstance(module, nn.Conv2d) and not name.startswith("backbone.") and module.out_channels > 2:
                     nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
 
-    def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
-        """Everything after the backbone (method: Head, steps 1 to 7).
+    def encode_queries(self, features: Features) -> Queries:
+        """See `FewShotNetwork.encode_queries` (method: Head, steps 1 and 4)."""
+        q = self.dropout(F.relu(self.project_query(features.mid)))  # (N, C, h, w)
+        affinity = None if self.saam is None else self.saam.extractor.on_feature(q)  # (N, 4C, h, w)
+        return Queries(q, features.high, affinity)
 
-        Args:
-            query: features of B queries.
-            support: features of B * K supports, shots innermost.
-            foreground: (B, K, S, S) in {0, 1}, the supports' masks.
-        """
-        batch, shot = foreground.shape[:2]
-        size = (foreground.shape[-2], foreground.shape[-1])
-        grid = (query.mid.shape[-2], query.mid.shape[-1])
-        mask = resize(foreground, grid).flatten(0, 1)[:, None]  # (BK, 1, h, w)
+    def encode_supports(self, features: Features, foreground: Tensor) -> Supports:
+        """See `FewShotNetwork.encode_supports` (method: Head, steps 1 and 2)."""
+        mask = resize(foreground[:, None], (features.mid.shape[-2], features.mid.shape[-1]))  # (N, 1, h, w)
+        s = self.dropout(F.relu(self.project_support(features.mid)))  # (N, C, h, w)
+        p = masked_average_pool(s, mask)  # (N, C)
+        columns = () if features.high is None else foreground_columns(features.high, mask)
+        return Supports(p, columns, s if self.training else None)
 
-        q = self.dropout(F.relu(self.project_query(query.mid)))  # (B, C, h, w)
-        s = self.dropout(F.relu(self.project_support(support.mid)))  # (BK, C, h, w)
-        p = masked_average_pool(s, mask).unflatten(0, (batch, shot))  # (B, K, C)
-
-        guides: list[Tensor] = []
-        prior = None
-        if query.high is not None and support.high is not None:
-            with self.no_gradient_of_frozen():
-                shots = (batch, shot)
-                prior = prior_mask(query.high, support.high.unflatten(0, shots), mask.unflatten(0, shots))
-            guides.append(prior)  # (B, 1, h, w)
-
+    def compare(
+        self,
+        queries: Queries,
+        prototypes: Tensor,
+        prior: Tensor | None,
+        size: tuple[int, int],
+        maps: Tensor | None = None,
+    ) -> Prediction:
+        """See `FewShotNetwork.compare` (method: Head, steps 3 to 7)."""
+        q, p = queries.features, prototypes  # (B, C, h, w), (B, K, C)
+        guides: list[Tensor] = [] if prior is None else [prior]
         attention = support_logits = None
         if self.saam is not None:
-            if self.training:
+            assert queries.affinity is not None
+            if maps is not None:
                 # One shot at a time, then the query: the extractor's batch norms see the batches of the method.
-                by_shot = s.unflatten(0, (batch, shot))
-                each = [self.saam.segment_support(by_shot[:, k], p[:, k]) for k in range(shot)]
+                each = [self.saam.segment_support(s, p[:, k]) for k, s in enumerate(maps.unbind(1))]
                 support_logits = torch.stack([resize(logits, size) for logits in each], 1)  # (B, K, 2, S, S)
-            attention = self.saam.attend(q, p.mean(1))  # (B, 1, h, w)
+            attention = self.saam.attend(queries.affinity, p.mean(1))  # (B, 1, h, w)
             guides.append(attention)
 
-        reweighting, support_prototypes, decoded = None, p, q
+        reweighting, support_prototypes, decoded = None, p, q.expand(len(p), -1, -1, -1)
         if self.sdpm is not None:
             reweighting = self.sdpm.reweighting(p)  # (B, K, C)
             support_prototypes = reweighting * p  # (B, K, C)
