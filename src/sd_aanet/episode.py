@@ -23,7 +23,28 @@ def check_size(size: int) -> None:
 
 
 @dataclass(frozen=True)
-class Episode:
+class Batch:
+    """A frozen dataclass of tensors, tuples of them, and plain values, that moves as a whole."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same with every tensor on `device`."""
+        return self._map("to", device, non_blocking=non_blocking)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory (called by torch's DataLoader)."""
+        return self._map("pin_memory")
+
+    def _map(self, function: str, *args: object, **kwargs: object) -> Self:
+        def mapped(value: object) -> object:
+            if isinstance(value, tuple):
+                return tuple(map(mapped, value))
+            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
+
+        return type(self)(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Episode(Batch):
     """A batch of B few-shot episodes: K labelled pictures of one class each, and a query to segment.
 
     Masks hold 1 for the episode's class, 0 for everything else and 255 (`IGNORE`) for what counts nowhere.
@@ -38,8 +59,6 @@ class Episode:
         query_key: B names, each of the exact pixels of one view of an image, so that what the backbone makes of
             them can be remembered. Empty where the view was augmented at random.
         support_key: B times K such names.
-        query_truth: B masks (H, W) uint8, each of the query's own size, for metrics at the original resolution; empty
-            in training.
     """
 
     query: Tensor
@@ -50,23 +69,6 @@ class Episode:
     index: Tensor
     query_key: tuple[str, ...]
     support_key: tuple[tuple[str, ...], ...]
-    query_truth: tuple[Tensor, ...] = ()
-
-    def _map(self, function: str, *args: object, **kwargs: object) -> Self:
-        def mapped(value: object) -> object:
-            if isinstance(value, tuple):
-                return tuple(map(mapped, value))
-            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
-
-        return type(self)(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same episodes with every tensor on `device`."""
-        return self._map("to", device, non_blocking=non_blocking)
-
-    def pin_memory(self) -> Self:
-        """The same episodes in page-locked memory (called by torch's DataLoader)."""
-        return self._map("pin_memory")
 
     @classmethod
     def collate(cls, episodes: Sequence[Self]) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,10 @@ from sd_aanet.errors import ConfigError
 from sd_aanet.files import written_whole
 from sd_aanet.models.base import Features, FewShotNetwork
 
+KINDS = ("mid", "high", "masked")
+"""What features there are: mid ones, a query's high ones, a support's."""
 Key = tuple[str, ...]
-"""What the features are ("mid", "high", "masked"), the picture's key, and for "masked" the class."""
+"""One of `KINDS`, the picture's key, and for "masked" the class."""
 
 
 class FeatureMemory:
@@ -32,13 +34,19 @@ class FeatureMemory:
         budget: bytes to keep in memory at most; one batch is always served, whatever the budget.
         folder: where features are kept on disk, without a limit, for this run and others; None for memory.
         preparation: whatever else, beside keys and weights, the pixels depend on (size, resizing); names the files.
+        kinds: what is kept, others being computed whenever asked for.
 
     Raises:
         ConfigError: the backbone trains, so its features change.
     """
 
     def __init__(
-        self, network: FewShotNetwork, budget: float, folder: Path | None = None, preparation: str = ""
+        self,
+        network: FewShotNetwork,
+        budget: float,
+        folder: Path | None = None,
+        preparation: str = "",
+        kinds: Collection[str] = KINDS,
     ) -> None:
         if network.training and (network.backbone_trainable or network.backbone_norm != "frozen"):
             raise ConfigError(
@@ -49,6 +57,7 @@ class FeatureMemory:
         self.budget = budget
         self.folder = folder
         self.preparation = preparation
+        self.kinds = kinds
         self.bytes = 0
         self.hits = self.misses = 0
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
@@ -68,20 +77,30 @@ class FeatureMemory:
         if not all(shots) or not all(episode.query_key):
             raise ConfigError("features=remember needs pictures that recur: set augment=none or augment=flip")
         images = torch.cat([episode.query, episode.support.flatten(0, 1)])
-        names = [*episode.query_key, *shots]
-        network = self.network
-        mid = self._all([("mid", name) for name in names], lambda rows: network.mid(images[rows]))
+        mid = self.mid([*episode.query_key, *shots], images)
         of_query, of_support = mid.split([len(episode.query_key), len(shots)])
-        if network.prior_stage is None:
-            return Features(of_query, None), Features(of_support, None)
-        high = self._all([("high", name) for name in episode.query_key], lambda rows: self._high(of_query[rows]))
-        classes = [str(c) for c in episode.class_id.repeat_interleave(foreground.shape[1]).tolist()]
-        masks = foreground.flatten(0, 1)
-        masked = self._all(
-            [("masked", name, c) for name, c in zip(shots, classes, strict=True)],
-            lambda rows: self._high(of_support[rows], masks[rows]),
+        classes = episode.class_id.repeat_interleave(foreground.shape[1]).tolist()
+        return (
+            Features(of_query, self.high(episode.query_key, of_query)),
+            Features(of_support, self.masked(shots, classes, of_support, foreground.flatten(0, 1))),
         )
-        return Features(of_query, high), Features(of_support, masked)
+
+    def mid(self, names: Sequence[str], images: Tensor) -> Tensor:
+        """The mid features of N images (N, 3, S, S), see `FewShotNetwork.mid`; `names` are their keys."""
+        return self._all([("mid", name) for name in names], lambda rows: self.network.mid(images[rows]))
+
+    def high(self, names: Sequence[str], mid: Tensor) -> Tensor | None:
+        """The high features of N queries, see `FewShotNetwork.high`."""
+        if self.network.prior_stage is None:
+            return None
+        return self._all([("high", name) for name in names], lambda rows: self._high(mid[rows]))
+
+    def masked(self, names: Sequence[str], classes: Sequence[int], mid: Tensor, foreground: Tensor) -> Tensor | None:
+        """The high features of N supports of these classes, see `FewShotNetwork.high`."""
+        if self.network.prior_stage is None:
+            return None
+        keys = [("masked", name, str(c)) for name, c in zip(names, classes, strict=True)]
+        return self._all(keys, lambda rows: self._high(mid[rows], foreground[rows]))
 
     def _high(self, mid: Tensor, foreground: Tensor | None = None) -> Tensor:
         high = self.network.high(mid, foreground)
@@ -97,7 +116,8 @@ class FeatureMemory:
         if missing:
             for key, row in zip(missing, compute(list(missing.values())).unbind(), strict=True):
                 rows[key] = row
-                self._keep(key, row)
+                if key[0] in self.kinds:
+                    self._keep(key, row)
         device = next(self.network.parameters()).device
         return torch.stack([rows[key].to(device) for key in keys])
 

@@ -123,21 +123,18 @@ def test_an_episode_is_what_its_spec_says(voc: Voc) -> None:
         data[10]
 
 
-def test_the_truth_is_the_querys_own_mask_and_its_boundary_may_count(voc: Voc) -> None:
+def test_the_boundary_of_the_query_may_count(voc: Voc) -> None:
     source = Pascal5i(voc(4), "val")
     sampler = EpisodeSampler(source.pixels(), (3, 6), 1, 11)
 
     def made(**settings: bool) -> EpisodeDataset:
         return EpisodeDataset(source, sampler, Preprocess(33), Augment(), 10, **settings)
 
-    plain, ignoring, counting = made(), made(truth=True), made(truth=True, ignore_boundary=False)
-    assert plain[0].query_truth == ()
-    mask = source.mask(plain.spec(0).query, plain.spec(0).class_id)
+    ignoring, counting = made(), made(ignore_boundary=False)
+    mask = source.mask(ignoring.spec(0).query, ignoring.spec(0).class_id)
     background = np.where(mask == 255, 0, mask).astype(np.uint8)
     assert (mask != background).any()
     for data, expected in ((ignoring, mask), (counting, background)):
-        (truth,) = data[0].query_truth
-        assert (truth.numpy() == expected).all()
         assert torch.equal(data[0].query_mask[0], data.preprocess.mask(expected))
     assert (counting[0].support_mask == ignoring[0].support_mask).all(), "supports are not scored"
 

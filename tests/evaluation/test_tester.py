@@ -1,142 +1,182 @@
-"""Scoring at both resolutions, against plain NumPy, and test-time augmentation."""
+"""An evaluation by its plan gives what one forward an episode gives; scoring against plain NumPy; views."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from data.fake_voc import make_voc
+from sd_aanet.data.episodes import EpisodeSampler, EpisodeSpec
+from sd_aanet.data.pascal5i import Pascal5i
+from sd_aanet.data.source import ImageSource
 from sd_aanet.data.transforms import Preprocess
-from sd_aanet.episode import Episode
-from sd_aanet.evaluation.metrics import FewShotIoU
+from sd_aanet.evaluation.loading import StepDataset
+from sd_aanet.evaluation.plan import Job, plan
 from sd_aanet.evaluation.tester import EpisodeTester, Views
 from sd_aanet.training.module import SDAANetModule
 
 SIDE = 33
-SIZES = ((40, 21), (33, 33), (17, 50))
-NETWORK = {"backbone": "resnet18", "channels": 8, "prior_stage": 3, "bins": (1.0, 0.5), "dropout": 0.0}
+NETWORK = {"backbone": "resnet18", "channels": 8, "bins": (1.0, 0.5), "dropout": 0.0}
+NETWORKS = {
+    "stage 4": {},
+    "stage 3": {"prior_stage": 3},
+    "no prior": {"prior": False},
+    "baseline": {"saam": False, "sdpm": False},
+    "prototype": {"method": "prototype", "backbone": "resnet18"},
+}
+Found = dict[Job, Tensor]
+
+
+def a_module(name: str = "stage 4") -> SDAANetModule:
+    torch.manual_seed(0)
+    arguments = NETWORKS[name] if name == "prototype" else NETWORK | NETWORKS[name]
+    return SDAANetModule(arguments, {}, {"size": SIDE}, classes=20).eval()
 
 
 @pytest.fixture(scope="module")
-def module() -> SDAANetModule:
-    torch.manual_seed(0)
-    return SDAANetModule(NETWORK, {}, {"size": SIDE}, classes=3).eval()
+def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
+    """A third of its pictures show two classes, 1 and 6 or 2 and 7."""
+    return Pascal5i(make_voc(tmp_path_factory.mktemp("voc"), 5), "val")
 
 
-def episodes(seed: int = 0) -> Episode:
-    g = torch.Generator().manual_seed(seed)
-    batch = len(SIZES)
-    return Episode(
-        query=torch.randn(batch, 3, SIDE, SIDE, generator=g),
-        query_mask=torch.randint(0, 2, (batch, SIDE, SIDE), generator=g),
-        support=torch.randn(batch, 2, 3, SIDE, SIDE, generator=g),
-        support_mask=torch.randint(0, 2, (batch, 2, SIDE, SIDE), generator=g),
-        class_id=torch.tensor([1, 3, 1]),
-        index=torch.tensor([4, 5, 6]),
-        query_key=("a", "b", "c"),
-        support_key=(("d", "e"), ("f", "g"), ("h", "i")),
-        query_truth=tuple(torch.tensor([0, 1, 255])[torch.randint(0, 3, size, generator=g)].byte() for size in SIZES),
-    )
+def drawn(source: ImageSource, shot: int = 2, count: int = 8) -> list[Job]:
+    sampler = EpisodeSampler(source.pixels(), (1, 2, 6), shot, 0, min_object_pixels=1, order="classes")
+    return [Job(seed, index, sampler.draw(seed, index)) for seed in (3, 4) for index in range(count // 2)]
 
 
-def a_tester(module: SDAANetModule, *resolutions: str, views: Views | None = None) -> EpisodeTester:
-    return EpisodeTester(module, Preprocess(SIDE), 3, resolutions or ("squashed",), views)
+def evaluated(
+    module: SDAANetModule,
+    source: ImageSource,
+    jobs: Sequence[Job],
+    *resolutions: str,
+    supports: int = 100,
+    pictures: int = 3,
+    ignore_boundary: bool = True,
+    resize: str = "squash",
+    **settings: object,
+) -> tuple[EpisodeTester, Found]:
+    """What a tester makes of jobs: itself, after its test, and the probabilities."""
+    preprocess = Preprocess(SIDE, resize)
+    tester = EpisodeTester(module, preprocess, resolutions or ("squashed",), **settings)  # type: ignore[arg-type]
+    tester.steps = plan(jobs, supports, pictures)
+    data = StepDataset(source, tester.steps, preprocess, ignore_boundary)
+    found: Found = {}
+    with torch.inference_mode():
+        for i in range(len(data)):
+            for some, probability, _ in tester.segment(data[i]):
+                found |= dict(zip(some, probability, strict=True))
+        for i in range(len(data)):
+            tester.test_step(data[i], i)
+    return tester, found
 
 
-def probability(module: SDAANetModule, episode: Episode) -> Tensor:
+def view(x: Tensor, side: int, flipped: bool, nearest: bool = False) -> Tensor:
+    if x.shape[-1] != side:
+        how = {"mode": "nearest-exact"} if nearest else {"mode": "bilinear", "align_corners": True}
+        x = torch.nn.functional.interpolate(x, (side, side), **how)  # type: ignore[arg-type]
+    return x.flip(-1) if flipped else x
+
+
+def one_by_one(
+    module: SDAANetModule, source: ImageSource, spec: EpisodeSpec, side: int = SIDE, flipped: bool = False
+) -> Tensor:
+    """The probability of one forward of the whole network."""
+    preprocess = Preprocess(SIDE)
+    images = torch.stack([preprocess.image(source.image(i)) for i in (spec.query, *spec.supports)])
+    masks = torch.stack([preprocess.mask(source.mask(i, spec.class_id)) for i in spec.supports])
+    images = view(images, side, flipped)
+    masks = view(masks[:, None].float(), side, flipped, nearest=True)[:, 0]
     with torch.no_grad():
-        return module(episode).logits.softmax(1)[:, 1]
+        logits = module.network(images[:1], images[None, 1:], masks[None].long()).logits
+    return view(logits.softmax(1)[:, 1:].flip(-1) if flipped else logits.softmax(1)[:, 1:], SIDE, False)[0, 0]
 
 
-def test_both_resolutions_from_one_pass(module: SDAANetModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    forward = module.forward
-    monkeypatch.setattr(module, "forward", lambda episode: calls.append(1) or forward(episode))
-    both, episode = a_tester(module, "original", "squashed"), episodes()
-    with torch.no_grad():
-        both.test_step(episode, 0)
-    assert len(calls) == 1
-    shown = probability(module, episode)
-    for name, rows in both.rows.items():
-        found = torch.cat(rows).numpy()
-        assert found[:, :2].tolist() == [[4, 1], [5, 3], [6, 1]]
-        for i, row in enumerate(found):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_by_the_plan_is_one_forward_an_episode(network: str, source: ImageSource) -> None:
+    module, jobs = a_module(network), drawn(source)
+    expected = {job: one_by_one(module, source, job.spec) for job in jobs}
+    for supports, pictures, batch, budget in ((100, 3, 8, 1e9), (2, 1, 1, 0.0), (5, 2, 3, 1e6)):
+        settings = {"supports": supports, "pictures": pictures, "batch": batch, "budget": budget}
+        _, found = evaluated(module, source, jobs, **settings)  # type: ignore[arg-type]
+        assert set(found) == set(jobs)
+        for job in jobs:
+            torch.testing.assert_close(found[job], expected[job], atol=2e-5, rtol=0)
+
+
+def test_five_shots_and_features_on_disk(source: ImageSource, tmp_path: Path) -> None:
+    module, jobs = a_module(), drawn(source, shot=3)
+    for _ in range(2):  # written, then read
+        _, found = evaluated(module, source, jobs, folder=tmp_path)
+        for job in jobs:
+            torch.testing.assert_close(found[job], one_by_one(module, source, job.spec), atol=2e-5, rtol=0)
+    assert {path.parent.name for path in tmp_path.rglob("*.npy")} == {"mid", "high", "masked"}
+
+
+def test_each_picture_goes_through_the_backbone_once(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, jobs = a_module(), drawn(source, count=12)
+    seen: list[int] = []
+    mid = module.network.mid
+    monkeypatch.setattr(module.network, "mid", lambda images: (seen.append(len(images)), mid(images))[1])
+    tester = EpisodeTester(module, Preprocess(SIDE), ("squashed",))
+    tester.steps = plan(jobs, 100, 3)
+    data = StepDataset(source, tester.steps, tester.preprocess)
+    for i in range(len(data)):
+        tester.test_step(data[i], i)
+    pictures = {i for job in jobs for i in (job.spec.query, *job.spec.supports)}
+    assert sum(seen) == len(pictures) < 12 * 3
+
+
+def counts(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> list[int]:
+    valid, true = truth != 255, truth == 1
+    return [
+        (mask & true & valid).sum(),
+        ((mask | true) & valid).sum(),
+        (~mask & ~true & valid).sum(),
+        ((~mask | ~true) & valid).sum(),
+        true.sum(),
+    ]
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+@pytest.mark.parametrize("ignore_boundary", [True, False])
+def test_both_resolutions_from_one_pass(source: ImageSource, resize: str, ignore_boundary: bool) -> None:
+    jobs, preprocess = drawn(source), Preprocess(SIDE, resize)
+    settings = {"resize": resize, "ignore_boundary": ignore_boundary}
+    tester, found = evaluated(a_module(), source, jobs, "original", "squashed", **settings)  # type: ignore[arg-type]
+    by_place = {(job.seed, job.index): job for job in jobs}
+    for name, rows in tester.rows.items():
+        table = torch.cat(rows).numpy()
+        assert sorted(map(tuple, table[:, :2].tolist())) == sorted(by_place)
+        for row in table:
+            job = by_place[row[0], row[1]]
+            truth = source.mask(job.spec.query, job.spec.class_id)
+            truth = truth if ignore_boundary else np.where(truth == 255, 0, truth).astype(np.uint8)
+            shown = found[job]
             if name == "original":
-                mask = (Preprocess(SIDE).restore(shown[i], SIZES[i]) > 0.5).numpy()
-                truth = episode.query_truth[i].numpy()
+                shown = preprocess.restore(shown, truth.shape)
             else:
-                mask, truth = (shown[i] > 0.5).numpy(), episode.query_mask[i].numpy()
-            valid, true = truth != 255, truth == 1
-            expected = [
-                (mask & true & valid).sum(),
-                ((mask | true) & valid).sum(),
-                (~mask & ~true & valid).sum(),
-                ((~mask | ~true) & valid).sum(),
-                true.sum(),
-            ]
-            assert row[2:].tolist() == expected
-        metric = both.metrics[name]
-        assert isinstance(metric, FewShotIoU)
-        by_class = [found[found[:, 1] == c][:, 2:4].sum(0) for c in (1, 3)]
-        assert metric.compute()["miou"].item() == pytest.approx(np.mean([i / max(u, 1) for i, u in by_class]))
-    assert torch.cat(both.prototypes).shape == (3, 1 + 8)
-    both.start()
-    assert both.rows == {"original": [], "squashed": []}
+                truth = preprocess.mask(truth).numpy().astype(np.uint8)
+            assert row[2:].tolist() == [job.spec.class_id, *counts((shown > 0.5).numpy(), truth)]
+    assert torch.cat(tester.prototypes).shape == (len(jobs), 8)
 
 
-def test_padding_is_taken_off_before_scoring(module: SDAANetModule) -> None:
-    """A square of SIDE px that a picture half as high was padded to."""
-    padded = EpisodeTester(module, Preprocess(SIDE, "keep_aspect"), 3, ("original",))
-    episode = replace(episodes(), query_truth=tuple(torch.ones(16, 32, dtype=torch.uint8) for _ in SIZES))
-    with torch.no_grad():
-        padded.test_step(episode, 0)
-    shown = probability(module, episode)
-    inner = Preprocess(SIDE, "keep_aspect").restore(shown, (16, 32)) > 0.5
-    assert torch.cat(padded.rows["original"])[:, 2].tolist() == inner.flatten(1).sum(1).tolist()
+def test_views_are_averaged(source: ImageSource) -> None:
+    module, jobs = a_module(), drawn(source, count=4)
+    _, found = evaluated(module, source, jobs, views=Views((0.5, 1.0), flip=True))
+    for job in jobs:
+        each = [one_by_one(module, source, job.spec, side, flip) for side in (17, SIDE) for flip in (False, True)]
+        torch.testing.assert_close(found[job], torch.stack(each).mean(0), atol=2e-5, rtol=0)
 
 
-def test_one_plain_view_is_the_network_itself(module: SDAANetModule) -> None:
-    with torch.no_grad():
-        assert torch.equal(a_tester(module).segment(episodes())[0], probability(module, episodes()))
+def test_scales_are_of_sides_that_the_network_takes() -> None:
+    assert Views((0.5, 1.0, 1.6)).sides(33) == [17, 33, 49]
 
 
-def test_flipping_makes_a_prediction_that_flips_with_its_pictures(module: SDAANetModule) -> None:
-    flipping = a_tester(module, views=Views(flip=True))
-    episode = episodes()
-    turned = replace(
-        episode, query=episode.query.flip(-1), support=episode.support.flip(-1),
-        support_mask=episode.support_mask.flip(-1),
-    )  # fmt: skip
-    with torch.no_grad():
-        one, other = flipping.segment(episode)[0], flipping.segment(turned)[0]
-    assert torch.allclose(one, other.flip(-1), atol=1e-6)
-    expected = (probability(module, episode) + probability(module, turned).flip(-1)) / 2
-    assert torch.allclose(one, expected, atol=1e-6)
-
-
-def test_scales_are_of_sides_that_the_network_takes(module: SDAANetModule) -> None:
-    sides = [view.query.shape[-1] for view, _ in Views((0.5, 1.0, 1.6)).of(episodes())]
-    assert sides == [17, 33, 49]
-    scaled, _ = next(Views((1.6,)).of(episodes()))
-    assert scaled.support.shape[-1] == scaled.support_mask.shape[-1] == scaled.query.shape[-1]
-    with torch.no_grad():
-        averaged = a_tester(module, views=Views((0.5, 1.0))).segment(episodes())[0]
-    half, whole = (probability(module, view) for view, _ in Views((0.5, 1.0)).of(episodes()))
-    up = torch.nn.functional.interpolate(half[:, None], (SIDE, SIDE), mode="bilinear", align_corners=True)[:, 0]
-    assert torch.allclose(averaged, (up + whole) / 2, atol=1e-6)
-
-
-def test_remembered_features_of_views_are_their_own(module: SDAANetModule, tmp_path: Path) -> None:
-    views = Views((0.5, 1.0), flip=True)
-    with torch.no_grad():
-        computed = a_tester(module, views=views).segment(episodes())[0]
-        module.remember(1.0, None, Preprocess(SIDE))
-        try:
-            for _ in range(2):
-                assert torch.allclose(a_tester(module, views=views).segment(episodes())[0], computed, atol=1e-5)
-            assert module.memory is not None
-            assert module.memory.hits > 0
-        finally:
-            module.memory = None
+def test_the_budget_bounds_the_supports() -> None:
+    half, whole = (EpisodeTester(a_module(), Preprocess(473), ("squashed",), budget=b) for b in (1e9, 2e9))
+    assert half.most_supports() == pytest.approx(whole.most_supports() / 2, abs=1)
+    assert half.most_supports() * 512 * 60 * 60 * 4 <= 1e9 / 2

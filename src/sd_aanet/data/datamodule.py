@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,10 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from sd_aanet.data.episode_lists import digest, read_list
-from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, PlaceSampler
+from sd_aanet.data.episode_lists import read_list
+from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, EpisodeSpec, PlaceSampler
 from sd_aanet.data.folds import ClassSplit, split_classes
-from sd_aanet.data.loader import EpisodeLoader
+from sd_aanet.data.loader import Loader
 from sd_aanet.data.source import ImageSource, Split
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import Episode, check_size
@@ -162,18 +163,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage in (None, "test") and self.test_data is None:
             self.test_data = self._test()
 
-    def use_test_seed(self, seed: int) -> None:
-        """Let the next test have the episodes of another seed."""
-        self.test_seed = seed
+    def test_specs(self, seed: int) -> list[EpisodeSpec]:
+        """The test episodes of another `test_seed`; those of `episodes_file`, whatever the seed."""
         self.setup("test")
         assert self.test_data is not None
-        self.test_data.sampler.seed = seed
-
-    def test_digest(self) -> str:
-        """What tells the list of test episodes from any other, see `episode_lists.digest`."""
-        data = self.test_data
-        assert data is not None
-        return digest(data.source, (data.spec(index) for index in range(len(data))))
+        sampler = copy(self.test_data.sampler)
+        sampler.seed = seed
+        return [sampler.draw(0, index) for index in range(len(self.test_data))]
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Batches of training episodes, new ones each epoch."""
@@ -278,15 +274,15 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _validation(self) -> EpisodeDataset:
         sampler = self._in_turn(self.classes("val").val, self.shot, self.seed, "classes")
-        return self._evaluation(sampler, self.val_episodes, truth=False)
+        return self._evaluation(sampler, self.val_episodes)
 
     def _test(self) -> EpisodeDataset:
         if self.episodes_file is not None:
             listed = read_list(Path(self.episodes_file), self.source("val"))
             self.test_shot, self.test_episodes = listed.shot, len(listed)
-            return self._evaluation(listed, len(listed), truth=True)
+            return self._evaluation(listed, len(listed))
         sampler = self._in_turn(self.classes("val").test, self.test_shot, self.test_seed, self.order)
-        return self._evaluation(sampler, self.test_episodes, truth=True)
+        return self._evaluation(sampler, self.test_episodes)
 
     def _in_turn(
         self, classes: tuple[int, ...], shot: int, seed: int, order: Literal["classes", "pairs"]
@@ -302,14 +298,13 @@ class EpisodeDataModule(pl.LightningDataModule):
             skip_short=self.short_classes == "skip",
         )
 
-    def _evaluation(self, sampler: Episodes, episodes: int, truth: bool) -> EpisodeDataset:
+    def _evaluation(self, sampler: Episodes, episodes: int) -> EpisodeDataset:
         return EpisodeDataset(
             self.source("val"),
             sampler,
             self.preprocess,
             Augment("none"),
             episodes,
-            truth=truth,
             ignore_boundary=self.ignore_boundary,
         )
 
@@ -328,4 +323,6 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
-        return EpisodeLoader(data, sampler, batch, drop_last=training, workers=self.workers)
+        return Loader(
+            data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.collate
+        )

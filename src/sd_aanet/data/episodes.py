@@ -136,7 +136,6 @@ class EpisodeDataset(Dataset[Episode]):
         preprocess: image and mask to S x S, and to tensors.
         augment: the random views; one draw an image, from (seed, epoch, index, slot).
         length: episodes an epoch.
-        truth: give the query's mask at its own size, too (evaluation).
         ignore_boundary: what is 255 in the query's mask counts nowhere; otherwise it is background.
     """
 
@@ -148,7 +147,6 @@ class EpisodeDataset(Dataset[Episode]):
         augment: Augment,
         length: int,
         *,
-        truth: bool = False,
         ignore_boundary: bool = True,
     ) -> None:
         self.source = source
@@ -156,7 +154,6 @@ class EpisodeDataset(Dataset[Episode]):
         self.preprocess = preprocess
         self.augment = augment
         self.length = length
-        self.truth = truth
         self.ignore_boundary = ignore_boundary
 
     def __len__(self) -> int:
@@ -199,7 +196,6 @@ class EpisodeDataset(Dataset[Episode]):
             index=torch.tensor([index]),
             query_key=(keys[0],),
             support_key=(keys[1:],),
-            query_truth=(torch.from_numpy(originals[0]),) if self.truth else (),
         )
 
     def _view(self, i: int, mask: Array8, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:

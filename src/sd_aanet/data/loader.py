@@ -1,47 +1,41 @@
-"""Batches of episodes from worker processes."""
+"""Batches from worker processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import cv2
 import torch
 from lightning_fabric.utilities.seed import pl_worker_init_function
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from sd_aanet.data.episodes import EpisodeDataset, PlaceSampler
 from sd_aanet.data.reading import lines_of_workers, start_method
-from sd_aanet.episode import Episode
+
+T = TypeVar("T")
 
 
-class EpisodeLoader(DataLoader[Episode]):
-    """A DataLoader of episodes whose workers' user errors keep their one line.
+class Loader(DataLoader[T]):
+    """A DataLoader whose workers' user errors keep their one line.
 
     Args:
-        data: makes the episodes.
-        sampler: which ones, in which order.
-        batch: episodes at once.
-        drop_last: leave an incomplete last batch out.
+        data: what is loaded.
         workers: processes; 0 loads in the process itself.
+        batching: DataLoader's arguments that say how items become batches.
     """
 
-    def __init__(
-        self, data: EpisodeDataset, sampler: PlaceSampler, batch: int, *, drop_last: bool, workers: int
-    ) -> None:
+    def __init__(self, data: Dataset[T], workers: int, **batching: Any) -> None:
         super().__init__(
             data,
-            batch_size=batch,
-            sampler=sampler,
-            drop_last=drop_last,
             num_workers=workers,
             multiprocessing_context=start_method(workers),
-            collate_fn=Episode.collate,
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            **batching,
         )
 
-    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[T]:  # type: ignore[override]
         with lines_of_workers():
             yield from super().__iter__()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.data.episodes import EpisodeSpec
+from sd_aanet.data.loader import Loader
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation import results
-from sd_aanet.evaluation.metrics import FewShotIoU
-from sd_aanet.evaluation.results import Result, SeedFigures
-from sd_aanet.evaluation.tester import EpisodeTester, Views
+from sd_aanet.evaluation.loading import StepDataset
+from sd_aanet.evaluation.plan import Job, plan
+from sd_aanet.evaluation.results import Result
+from sd_aanet.evaluation.tester import GIGABYTE, EpisodeTester, Views
 from sd_aanet.files import written_whole
 from sd_aanet.models.functional import resize
 from sd_aanet.pictures import EpisodeRow, episode_picture
@@ -54,7 +58,13 @@ class Protocol:
 
 
 def evaluate(
-    module: SDAANetModule, data: EpisodeDataModule, settings: dict[str, Any], protocol: Protocol, out: Path
+    module: SDAANetModule,
+    data: EpisodeDataModule,
+    settings: dict[str, Any],
+    protocol: Protocol,
+    out: Path,
+    gigabytes: float = 8.0,
+    folder: str | None = None,
 ) -> Result:
     """Evaluate a module over lists of test episodes; write result.json, episodes.csv, prototypes.npz and episodes.png.
 
@@ -64,49 +74,66 @@ def evaluate(
         settings: of the Trainer, see `trainer_settings`; of several devices, one is used.
         protocol: see there.
         out: the folder of the files, each of which is there whole or not at all.
+        gigabytes: of memory for pictures that come again, see `EpisodeTester`.
+        folder: where backbone features are kept for other runs, too, see `FeatureMemory`.
 
     Returns:
         What result.json holds: metrics in [0, 1] as means over seeds, their spread, the figures of classes and seeds,
         every protocol switch, seconds and versions.
     """
     resolutions = RESOLUTIONS[protocol.resolution]
-    classes = data.source("val").classes
-    tester = EpisodeTester(module.eval(), data.preprocess, len(classes), resolutions, protocol.views)
-    devices = settings["devices"]
-    single = {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
-    trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
-    seeds: dict[str, list[SeedFigures]] = {name: [] for name in resolutions}
-    prototypes: list[NDArray[np.float32]] = []
+    source = data.source("val")
     start = time.perf_counter()
-    for seed in range(protocol.seed, protocol.seed + protocol.seeds):
-        tester.start()
-        data.use_test_seed(seed)
-        trainer.test(tester, data, verbose=False)
-        prototypes.append(torch.cat(tester.prototypes).numpy())
-        for name in resolutions:
-            metric = tester.metrics[name]
-            assert isinstance(metric, FewShotIoU)
-            seeds[name].append(results.of_seed(seed, metric, torch.cat(tester.rows[name]).numpy(), data))
+    lists = {seed: data.test_specs(seed) for seed in range(protocol.seed, protocol.seed + protocol.seeds)}
+    tester = EpisodeTester(
+        module.eval(),
+        data.preprocess,
+        resolutions,
+        protocol.views,
+        data.test_batch_size,
+        gigabytes * GIGABYTE,
+        None if folder is None else Path(folder),
+    )
+    _test(tester, [Job(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)], data, settings)
     seconds = time.perf_counter() - start
+    rows = {name: torch.cat(some).numpy() for name, some in tester.rows.items()}  # (N, 8) each
     headline, *others = resolutions
-    count = sum(len(one.rows) for one in seeds[headline])
+    order = np.lexsort((rows[headline][:, 1], rows[headline][:, 0]))  # by list, then by place in it
+    counts = len(next(iter(lists.values())))
+    seeds = {
+        name: [
+            results.of_seed(seed, specs, some[order][i * counts : (i + 1) * counts, 1:], source)
+            for i, (seed, specs) in enumerate(lists.items())
+        ]
+        for name, some in rows.items()
+    }
     result = {
         **results.summary(seeds[headline]),
         "also": {name: results.summary(seeds[name]) for name in others},
-        "episodes": count,
+        "episodes": len(order),
         "protocol": _switches(data, module, protocol),
         "precision": settings["precision"],
         "seconds": round(seconds, 2),
-        "episodes_per_second": round(count / seconds, 3),
+        "episodes_per_second": round(len(order) / seconds, 3),
         "network": dict(module.hparams["network"]),
         "training": module.hparams.get("training"),
         "versions": results.versions(),
     }
-    data.use_test_seed(protocol.seed)
-    _draw_episodes(tester, data, seeds[headline][0].rows, out / "episodes.png")
-    results.write_episodes(seeds, classes, out)
-    results.write_prototypes(prototypes[0], out)
+    first = seeds[headline][0].rows
+    _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")
+    results.write_episodes(seeds, source.classes, out)
+    results.write_prototypes(first[:, 1], torch.cat(tester.prototypes).numpy()[order][:counts], out)
     return result
+
+
+def _test(tester: EpisodeTester, jobs: Sequence[Job], data: EpisodeDataModule, settings: dict[str, Any]) -> None:
+    """Run the tester over all episodes on one device."""
+    devices = settings["devices"]
+    single = {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
+    trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
+    tester.steps = plan(jobs, tester.most_supports(), data.test_batch_size)
+    pictures = StepDataset(data.source("val"), tester.steps, data.preprocess, data.ignore_boundary)
+    trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
 
 
 def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol) -> Result:
@@ -127,26 +154,29 @@ def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol
     }
 
 
-def _draw_episodes(tester: EpisodeTester, data: EpisodeDataModule, rows: NDArray[np.int64], path: Path) -> None:
+def _draw_episodes(
+    tester: EpisodeTester, data: EpisodeDataModule, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], path: Path
+) -> None:
     """The best, the median and the worst episode of a list by foreground IoU, segmented again for a picture."""
     iou = rows[:, 2] / np.maximum(rows[:, 3], 1)
     order = np.argsort(iou, kind="stable")
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     names = data.source("val").classes
     pictures = [
-        draw(tester, data, int(rows[i, 0]), f"{name}: {names[rows[i, 1] - 1]}, IoU {iou[i]:.2f}")
-        for name, i in chosen.items()
+        draw(tester, data, specs[i], f"{name}: {names[rows[i, 1] - 1]}, IoU {iou[i]:.2f}") for name, i in chosen.items()
     ]
     with written_whole(path) as temporary:
         episode_picture(pictures).save(temporary)
 
 
-def draw(tester: EpisodeTester, data: EpisodeDataModule, index: int, title: str) -> EpisodeRow:
+def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, title: str) -> EpisodeRow:
     """One test episode as a row of a picture, at the size of its own photographs."""
-    assert data.test_data is not None
-    spec, source = data.test_data.spec(index), data.source("val")
+    source = data.source("val")
+    tester.steps = plan([Job(0, 0, spec)], supports=1, pictures=len(spec.supports))
     with torch.inference_mode():
-        probability, prediction = tester.segment(data.test_data[index].to(tester.device))
+        steps = StepDataset(source, tester.steps, data.preprocess)
+        loaded = (steps[i].to(tester.device) for i in range(len(steps)))
+        ((_, probability, prediction),) = [found for pictures in loaded for found in tester.segment(pictures)]
     image = source.image(spec.query)
     size = (image.shape[0], image.shape[1])
     attention: NDArray[np.float32] | None = None

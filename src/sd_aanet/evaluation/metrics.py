@@ -53,7 +53,11 @@ class FewShotIoU(Metric):
 
     def update(self, prediction: Tensor, mask: Tensor, class_id: Tensor) -> None:
         """Add episodes: prediction (B, H, W) in {0, 1}, mask (B, H, W) in {0, 1, 255}, class_id (B,)."""
-        self.counts.index_add_(0, class_id, episode_counts(prediction, mask)[:, :4])
+        self.add(episode_counts(prediction, mask), class_id)
+
+    def add(self, counts: Tensor, class_id: Tensor) -> None:
+        """Add episodes by their counts, (B, 5) as `episode_counts` gives them."""
+        self.counts.index_add_(0, class_id, counts[:, :4])
         self.episodes.index_add_(0, class_id, torch.ones_like(class_id))
 
     def compute(self) -> dict[str, Tensor]:

@@ -17,7 +17,9 @@ import torchmetrics
 from numpy.typing import NDArray
 
 import sd_aanet
-from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.data.episode_lists import digest
+from sd_aanet.data.episodes import EpisodeSpec
+from sd_aanet.data.source import ImageSource
 from sd_aanet.evaluation.metrics import FewShotIoU
 from sd_aanet.evaluation.statistics import spread
 from sd_aanet.files import written_whole
@@ -43,7 +45,7 @@ class SeedFigures:
         episodes: the list's digest.
         figures: mIoU, FB-IoU and foreground and background IoU, in [0, 1].
         classes: {name: (IoU, number of episodes)}.
-        rows: (N, 7) int64, see `EpisodeTester`, in the order of the list.
+        rows: (N, 7) int64, see `of_seed`.
         queries: the key of each episode's query.
     """
 
@@ -55,20 +57,27 @@ class SeedFigures:
     queries: list[str]
 
 
-def of_seed(seed: int, metric: FewShotIoU, rows: NDArray[np.int64], data: EpisodeDataModule) -> SeedFigures:
-    """The figures of the test list that `data` holds now."""
-    assert data.test_data is not None
-    source = data.source("val")
+def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], source: ImageSource) -> SeedFigures:
+    """The figures of a list of episodes.
+
+    Args:
+        seed: of the list.
+        specs: its episodes.
+        rows: (N, 7) int64: index, class id, and `episode_counts`, in the order of the list.
+        source: the images.
+    """
+    metric = FewShotIoU(len(source.classes))
+    metric.add(torch.from_numpy(rows[:, 2:]), torch.from_numpy(rows[:, 1]))
     iou, episodes = metric.class_iou(), metric.episodes
     return SeedFigures(
         seed=seed,
-        episodes=data.test_digest(),
+        episodes=digest(source, specs),
         figures={name: float(value) for name, value in metric.compute().items()},
         classes={
             source.classes[c - 1]: (float(iou[c]), int(episodes[c])) for c in torch.nonzero(episodes)[:, 0].tolist()
         },
-        rows=rows[np.argsort(rows[:, 0])],
-        queries=[source.key(data.test_data.spec(index).query) for index in range(len(data.test_data))],
+        rows=rows,
+        queries=[source.key(spec.query) for spec in specs],
     )
 
 
@@ -129,12 +138,10 @@ def write_episodes(seeds: Mapping[str, Sequence[SeedFigures]], classes: Sequence
                     writer.writerow([resolution, one.seed, index, class_id, classes[class_id - 1], query, *counts])
 
 
-def write_prototypes(prototypes: NDArray[np.float32], out: Path) -> None:
-    """Write prototypes.npz from (N, 1 + C): class ids and prototypes."""
+def write_prototypes(class_id: NDArray[np.int64], prototypes: NDArray[np.float32], out: Path) -> None:
+    """Write prototypes.npz from (N,) class ids and (N, C) prototypes."""
     with written_whole(out / "prototypes.npz") as path:
-        np.savez_compressed(
-            path, class_id=prototypes[:, 0].astype(np.int64), prototype=prototypes[:, 1:].astype(np.float16)
-        )
+        np.savez_compressed(path, class_id=class_id, prototype=prototypes.astype(np.float16))
 
 
 def table(result: Result) -> str:

@@ -56,11 +56,10 @@ def run(config: dict[str, Any]) -> Result:
         classes = len(data.source("val").classes)
         module = build_module(config, classes, {"size": size, "resize": resize}).eval()
     _warn_of_known_classes(module, config)
-    if config["features"] == "remember":
-        module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
     out = Path(config["out"])
     with results_in(out):
-        result = evaluate(module, data, settings, protocol, out) | {"checkpoint": config["checkpoint"]}
+        memory = (config["remember_gb"], config["remember_dir"])
+        result = evaluate(module, data, settings, protocol, out, *memory) | {"checkpoint": config["checkpoint"]}
         write_result(result, out)
     print(table(result))
     print("\nwritten: " + ", ".join(str(out / name) for name in ("result.json", "episodes.csv", "episodes.png")))

@@ -1,9 +1,10 @@
-"""What an evaluation does with a batch of episodes: segment it, in one view or several, and score it."""
+"""What an evaluation does with the steps of its plan: encode supports, segment queries, and score them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -11,10 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sd_aanet.data.transforms import Preprocess
-from sd_aanet.episode import Episode, Prediction
-from sd_aanet.evaluation.metrics import FewShotIoU, episode_counts
+from sd_aanet.episode import Prediction
+from sd_aanet.evaluation.loading import LabelledPictures
+from sd_aanet.evaluation.metrics import episode_counts
+from sd_aanet.evaluation.plan import Job, Step
+from sd_aanet.memory import KINDS, FeatureMemory
+from sd_aanet.models.base import Features, Queries, Supports
 from sd_aanet.models.functional import resize
+from sd_aanet.models.prior import prior
 from sd_aanet.training.module import SDAANetModule
+
+GIGABYTE = 1024**3
 
 
 @dataclass(frozen=True)
@@ -29,14 +37,17 @@ class Views:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
 
-    def of(self, episode: Episode) -> Iterator[tuple[Episode, bool]]:
-        """The views of a batch, and whether each is flipped."""
-        side = episode.query.shape[-1]
-        for scale in self.scales:
-            scaled = _scaled(episode, 8 * round((side * scale - 1) / 8) + 1)
+    def of(self, pictures: LabelledPictures) -> Iterator[tuple[LabelledPictures, bool]]:
+        """The views of pictures and their masks, and whether each is flipped."""
+        for side in self.sides(pictures.images.shape[-1]):
+            scaled = _scaled(pictures, side)
             yield scaled, False
             if self.flip:
                 yield _flipped(scaled), True
+
+    def sides(self, side: int) -> list[int]:
+        """The input's side at each scale, given that at scale 1."""
+        return [8 * round((side * scale - 1) / 8) + 1 for scale in self.scales]
 
 
 class EpisodeTester(pl.LightningModule):
@@ -44,107 +55,152 @@ class EpisodeTester(pl.LightningModule):
 
     Args:
         module: in eval mode.
-        preprocess: of the episodes.
-        classes: the largest class id of the data set.
+        preprocess: of the pictures.
         resolutions: where predictions are scored: "original" (the query's own size), "squashed" (the input's).
         views: see `Views`.
+        batch: episodes that are compared together.
+        budget: bytes in memory for pictures that come again, half of it for supports, half for backbone features.
+        folder: where backbone features are kept instead, for other runs, too; see `FeatureMemory`.
 
     Attributes:
-        metrics: {resolution: metric}.
-        rows: {resolution: one (B, 7) int64 a batch: index, class id, and `episode_counts`}.
-        prototypes: one (B, 1 + C) float32 a batch: class id and the prototype that the decoder was given.
+        steps: what is to be done; set before a test.
+        rows: {resolution: one (E, 8) int64 a batch of episodes: seed, index, class id, and `episode_counts`}.
+        prototypes: one (E, C) float32 a batch: the prototypes that the decoder was given.
     """
 
     def __init__(
         self,
         module: SDAANetModule,
         preprocess: Preprocess,
-        classes: int,
         resolutions: Sequence[str],
         views: Views | None = None,
+        batch: int = 8,
+        budget: float = 8 * GIGABYTE,
+        folder: Path | None = None,
     ) -> None:
         super().__init__()
         self.module = module
         self.preprocess = preprocess
+        self.resolutions = tuple(resolutions)
         self.views = views or Views()
-        self.metrics = torch.nn.ModuleDict({name: FewShotIoU(classes) for name in resolutions})
-        self.start()
-
-    def start(self) -> None:
-        """Forget what was tested before."""
-        self.rows: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        self.batch = batch
+        self.budget = budget
+        kinds = ("mid",) if folder is None else KINDS
+        self.memory = FeatureMemory(module.network, budget / 2, folder, str(preprocess), kinds)
+        self.steps: Sequence[Step] = ()
+        self.rows: dict[str, list[Tensor]] = {name: [] for name in self.resolutions}
         self.prototypes: list[Tensor] = []
-        for metric in self.metrics.values():
-            assert isinstance(metric, FewShotIoU)
-            metric.reset()
+        self._supports: dict[tuple[int, int], list[Supports]] = {}
 
-    def test_step(self, episode: Episode, batch_index: int) -> None:
-        """Score a batch at each resolution."""
-        probability, prediction = self.segment(episode)
-        ids = episode.class_id
-        self.prototypes.append(torch.cat([ids[:, None].float(), prediction.prototype.float()], 1).cpu())
-        for name in self.metrics:
-            if name == "squashed":
-                self._score(name, probability > 0.5, episode.query_mask, episode)
-                continue
-            for i, truth in enumerate(episode.query_truth):
-                size = (truth.shape[0], truth.shape[1])
-                mask = self.preprocess.restore(probability[i], size) > 0.5
-                self._score(name, mask[None], truth[None], _one(episode, i))
+    def most_supports(self) -> int:
+        """How many supports the budget holds, were each of them foreground from border to border."""
+        network = self.module.network
+        positions = sum(((side - 1) // 8 + 1) ** 2 for side in self.views.sides(self.preprocess.size))
+        width = 0 if network.prior_stage is None else network.backbone.channels[network.prior_stage - 2]
+        each = 4 * (positions * width + 1024) * (1 + self.views.flip)
+        return int(self.budget / 2 / each)
 
-    def _score(self, name: str, mask: Tensor, truth: Tensor, episode: Episode) -> None:
-        counts = episode_counts(mask, truth)
-        metric = self.metrics[name]
-        assert isinstance(metric, FewShotIoU)
-        metric.update(mask, truth, episode.class_id)
-        self.rows[name].append(torch.cat([episode.index[:, None], episode.class_id[:, None], counts], 1).cpu())
+    def test_step(self, pictures: LabelledPictures, batch_index: int) -> None:
+        """Do a step, and score its episodes at each resolution."""
+        step = self.steps[pictures.step]
+        places = {pair: place for place, pair in enumerate(step.pairs)}
+        for jobs, probability, prediction in self.segment(pictures):
+            self.prototypes.append(prediction.prototype.float().cpu())
+            for job, found in zip(jobs, probability, strict=True):
+                place = places[job.spec.query, job.spec.class_id]
+                for name in self.resolutions:
+                    truth, shown = pictures.masks[place], found
+                    if name == "original":
+                        truth = pictures.truths[place]
+                        shown = self.preprocess.restore(found, (truth.shape[0], truth.shape[1]))
+                    counts = episode_counts((shown > 0.5)[None], truth[None]).cpu()
+                    head = torch.tensor([[job.seed, job.index, job.spec.class_id]])
+                    self.rows[name].append(torch.cat([head, counts], 1))
 
-    def segment(self, episode: Episode) -> tuple[Tensor, Prediction]:
-        """The foreground's probability, (B, S, S) float32, and the prediction of the first view."""
-        side = episode.query.shape[-1]
-        total, first, count = None, None, 0
-        for view, flipped in self.views.of(episode):
-            prediction: Prediction = self.module(view)
-            probability = prediction.logits.float().softmax(1)[:, 1:]
-            probability = resize(probability.flip(-1) if flipped else probability, side)[:, 0]
-            total = probability if total is None else total + probability
-            first, count = first or prediction, count + 1
-        assert total is not None
-        assert first is not None
-        return total / count, first
+    def segment(self, pictures: LabelledPictures) -> Iterator[tuple[Sequence[Job], Tensor, Prediction]]:
+        """Do a step.
+
+        Args:
+            pictures: loaded for it.
+
+        Yields:
+            Some of its episodes, the foreground's probability, (E, S, S) float32, and the prediction of the first
+            view. Nothing where the pictures are supports.
+        """
+        step = self.steps[pictures.step]
+        if step.fresh:
+            self._supports.clear()
+        if not step.jobs:
+            self._encode_supports(step, pictures)
+            return
+        side = pictures.images.shape[-1]
+        rows = {image: row for row, image in enumerate(step.images)}
+        views = [(self._encode_queries(view), flipped) for view, flipped in self.views.of(pictures)]
+        priors: dict[tuple[int, int, int, int], Tensor] = {}
+        for start in range(0, len(step.jobs), self.batch):
+            jobs = step.jobs[start : start + self.batch]
+            predictions = []
+            total = torch.zeros(len(jobs), side, side, device=pictures.images.device)
+            for v, (queries, flipped) in enumerate(views):
+                prediction = self._compare(v, queries, [rows[job.spec.query] for job in jobs], jobs, priors)
+                predictions.append(prediction)
+                probability = prediction.logits.float().softmax(1)[:, 1:]
+                total += resize(probability.flip(-1) if flipped else probability, side)[:, 0]
+            yield jobs, total / len(views), predictions[0]
+
+    def _encode_supports(self, step: Step, pictures: LabelledPictures) -> None:
+        rows = [row for row, classes in enumerate(step.classes) for _ in classes]  # of the picture of each mask
+        for view, _ in self.views.of(pictures):
+            foreground = (view.masks == 1).to(view.images.dtype)  # (M, S, S)
+            mid = self.memory.mid(view.keys, view.images)[rows]
+            keys, classes = [view.keys[row] for row in rows], [c for _, c in step.pairs]
+            features = Features(mid, self.memory.masked(keys, classes, mid, foreground))
+            for pair, supports in zip(
+                step.pairs, self.module.network.encode_supports(features, foreground), strict=True
+            ):
+                self._supports.setdefault(pair, []).append(supports)
+
+    def _encode_queries(self, view: LabelledPictures) -> Queries:
+        mid = self.memory.mid(view.keys, view.images)
+        return self.module.network.encode_queries(Features(mid, self.memory.high(view.keys, mid)))
+
+    def _compare(
+        self,
+        view: int,
+        queries: Queries,
+        rows: Sequence[int],
+        jobs: Sequence[Job],
+        priors: dict[tuple[int, int, int, int], Tensor],
+    ) -> Prediction:
+        """Episodes in one view; `priors` holds, by view, query, support and class, what a step has seen before."""
+        supports = [[self._supports[i, job.spec.class_id][view] for i in job.spec.supports] for job in jobs]
+        prototypes = torch.stack([torch.cat([one.prototypes for one in shots]) for shots in supports])  # (E, K, ...)
+        mean: Tensor | None = None
+        if queries.high is not None:
+            means = []
+            for row, job, shots in zip(rows, jobs, supports, strict=True):
+                of_shots = []
+                for i, one in zip(job.spec.supports, shots, strict=True):
+                    key = (view, job.spec.query, i, job.spec.class_id)
+                    if key not in priors:
+                        priors[key] = prior(queries.high[row], one.columns[0])
+                    of_shots.append(priors[key])
+                means.append(torch.stack(of_shots).mean(0, keepdim=True))
+            mean = torch.stack(means)  # (E, 1, h, w)
+        side = self.views.sides(self.preprocess.size)[view // (1 + self.views.flip)]
+        return self.module.network.compare(queries.select(rows), prototypes, mean, (side, side))
 
 
-def _one(episode: Episode, i: int) -> Episode:
-    """Episode `i` of a batch, as far as scoring reads it."""
-    return replace(episode, class_id=episode.class_id[i : i + 1], index=episode.index[i : i + 1])
+def _scaled(pictures: LabelledPictures, side: int) -> LabelledPictures:
+    """Pictures and masks at another side; their keys tell so."""
+    if side == pictures.images.shape[-1]:
+        return pictures
+    masks = F.interpolate(pictures.masks[:, None].float(), (side, side), mode="nearest-exact")[:, 0].long()
+    keys = tuple(f"{key}@{side}" for key in pictures.keys)
+    return replace(pictures, images=resize(pictures.images, side), masks=masks, keys=keys)
 
 
-def _scaled(episode: Episode, side: int) -> Episode:
-    """Queries and supports at another side; their keys tell so."""
-    if side == episode.query.shape[-1]:
-        return episode
-    masks = F.interpolate(episode.support_mask.float(), (side, side), mode="nearest-exact").long()
-    return replace(
-        episode,
-        query=resize(episode.query, side),
-        support=resize(episode.support.flatten(0, 1), side).unflatten(0, episode.support.shape[:2]),
-        support_mask=masks,
-        query_key=_renamed(episode.query_key, f"@{side}"),
-        support_key=tuple(_renamed(keys, f"@{side}") for keys in episode.support_key),
-    )
-
-
-def _flipped(episode: Episode) -> Episode:
-    """Queries and supports flipped left to right; their keys tell so."""
-    return replace(
-        episode,
-        query=episode.query.flip(-1),
-        support=episode.support.flip(-1),
-        support_mask=episode.support_mask.flip(-1),
-        query_key=_renamed(episode.query_key, "/flip"),
-        support_key=tuple(_renamed(keys, "/flip") for keys in episode.support_key),
-    )
-
-
-def _renamed(keys: tuple[str, ...], ending: str) -> tuple[str, ...]:
-    return tuple(key + ending if key else "" for key in keys)
+def _flipped(pictures: LabelledPictures) -> LabelledPictures:
+    """Pictures and masks flipped left to right; their keys tell so."""
+    keys = tuple(f"{key}/flip" for key in pictures.keys)
+    return replace(pictures, images=pictures.images.flip(-1), masks=pictures.masks.flip(-1), keys=keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Self
@@ -43,10 +44,10 @@ class Queries:
     high: Tensor | None = None
     affinity: Tensor | None = None
 
-    def __getitem__(self, rows: slice) -> Queries:
-        """Some of the pictures."""
-        each = (self.features, self.high, self.affinity)
-        return Queries(*(None if part is None else part[rows] for part in each))  # type: ignore[arg-type]
+    def select(self, rows: Sequence[int]) -> Queries:
+        """What `FewShotNetwork.compare` needs of some of the pictures, each any number of times."""
+        chosen = list(rows)
+        return Queries(self.features[chosen], None, None if self.affinity is None else self.affinity[chosen])
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class Supports:
     columns: tuple[Columns, ...] = ()
     maps: Tensor | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """What they take in memory, the maps left out."""
-        return self.prototypes.nbytes + sum(columns.features.nbytes for columns in self.columns)
+    def __iter__(self) -> Iterator[Supports]:
+        """Each picture on its own."""
+        for i, prototype in enumerate(self.prototypes):
+            # A clone, since a view would keep the whole batch alive.
+            yield Supports(prototype[None].clone(), self.columns[i : i + 1])
 
 
 class FewShotNetwork(nn.Module):
@@ -129,11 +131,11 @@ class FewShotNetwork(nn.Module):
         """The prior mask that each support alone gives for its query; an episode's is the mean over its shots.
 
         Args:
-            queries: B, or one for all.
-            supports: N, the shots of a query beside each other.
+            queries: B.
+            supports: B * K, shots innermost.
 
         Returns:
-            (N, h, w) in [0, 1]; None where the prior is off.
+            (BK, h, w) in [0, 1]; None where the prior is off.
         """
         if queries.high is None:
             return None
@@ -153,7 +155,7 @@ class FewShotNetwork(nn.Module):
         """Segment the queries of B episodes.
 
         Args:
-            queries: B, or one for all.
+            queries: B; their high features are not looked at.
             prototypes: (B, K, C) or (B, K, 2, C), see `Supports`.
             prior: (B, 1, h, w), the mean of `priors` over the shots.
             size: (H, W) of the logits.

@@ -19,8 +19,8 @@ class Columns:
     """The foreground of a support's high features.
 
     Attributes:
-        features: (n, C), each position's feature times its mask; float32 or wider, since eps = 1e-7 means nothing in half
-            precision.
+        features: (n, C), each position's feature times its mask; float32 or wider, since eps = 1e-7 means nothing in
+            half precision.
         background: whether any position lies outside.
     """
 

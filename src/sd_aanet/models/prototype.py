@@ -59,7 +59,7 @@ class CosinePrototype(FewShotNetwork):
         """See `FewShotNetwork.compare`; the logits are cosines."""
         both = F.normalize(prototypes.mean(1), dim=-1)  # (B, 2, C)
         q = F.normalize(queries.features.to(both.dtype), dim=1)  # (B, C, h, w)
-        cosine = torch.einsum("bchw,bpc->bphw", q.expand(len(both), -1, -1, -1), both)  # (B, 2, h, w)
+        cosine = torch.einsum("bchw,bpc->bphw", q, both)  # (B, 2, h, w)
         return Prediction(
             logits=resize(cosine, size),
             auxiliary_logits=(),

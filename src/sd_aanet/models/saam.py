@@ -82,7 +82,7 @@ class AffinityExtractor(nn.Module):
         return F.conv2d(feature, self.conv.weight[:, : feature.shape[1]], self.conv.bias, padding=1)
 
     def forward(self, on_feature: Tensor, prototype: Tensor) -> Tensor:
-        """`on_feature` of N feature maps or of one for all, (N | 1, 4C, h, w), and (N, C) -> (N, C, h, w)."""
+        """`on_feature` of N feature maps, (N, 4C, h, w), and their prototypes (N, C) -> (N, C, h, w)."""
         size = (on_feature.shape[-2], on_feature.shape[-1])
         on_prototype = self.conv.weight[:, -prototype.shape[1] :]  # (4C, C, 3, 3)
         x = F.relu(on_feature + spread_conv3x3(prototype, on_prototype, size))  # (N, 4C, h, w)
@@ -121,7 +121,7 @@ class SAAM(nn.Module):
         """The query's attention from the mean prototype.
 
         Args:
-            on_feature: (B, 4C, h, w), or one for all; see `AffinityExtractor.on_feature`.
+            on_feature: (B, 4C, h, w), see `AffinityExtractor.on_feature`.
             prototype: (B, C).
 
         Returns:

@@ -1,4 +1,7 @@
-"""SD-AANet: the whole network, from images to logits. Read `encode_queries`, `encode_supports` and `compare` as the paper's figure."""
+"""SD-AANet: the whole network, from images to logits.
+
+Read `encode_queries`, `encode_supports` and `compare` as the paper's figure.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,7 @@ class SDAANet(FewShotNetwork):
             attention = self.saam.attend(queries.affinity, p.mean(1))  # (B, 1, h, w)
             guides.append(attention)
 
-        reweighting, support_prototypes, decoded = None, p, q.expand(len(p), -1, -1, -1)
+        reweighting, support_prototypes, decoded = None, p, q
         if self.sdpm is not None:
             reweighting = self.sdpm.reweighting(p)  # (B, K, C)
             support_prototypes = reweighting * p  # (B, K, C)

@@ -228,10 +228,9 @@ def _evaluate(
     config: Config, checkpoint: Path, data: EpisodeDataModule, settings: Config, out: Path
 ) -> dict[str, float]:
     module = load_module(checkpoint)
-    if config["features"] == "remember":
-        module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
     protocol = Protocol(config["protocol"]["name"], config["resolution"], config["seeds"], config["seed"])
-    result = evaluate(module, data, settings, protocol, out) | {"checkpoint": str(checkpoint)}
+    memory = (config["remember_gb"], config["remember_dir"])
+    result = evaluate(module, data, settings, protocol, out, *memory) | {"checkpoint": str(checkpoint)}
     write_result(result, out)
     print(f"\n{checkpoint.name} on the novel classes of fold {config['fold']}, never trained on:\n{table(result)}")
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}

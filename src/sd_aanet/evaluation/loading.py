@@ -1,0 +1,78 @@
+"""The pictures and masks of an evaluation's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sd_aanet.data.source import ImageSource
+from sd_aanet.data.transforms import Preprocess
+from sd_aanet.episode import IGNORE, Batch
+from sd_aanet.evaluation.plan import Step
+
+
+@dataclass(frozen=True)
+class LabelledPictures(Batch):
+    """The N pictures of a step, with M >= N masks: one a picture and class, pictures outermost.
+
+    Attributes:
+        step: its place in the plan.
+        images: (N, 3, S, S) float32, ImageNet-normalised RGB.
+        masks: (M, S, S) int64; 1 = the class, 0 = everything else, 255 = ignore.
+        truths: M masks (H, W) uint8, each of its picture's own size.
+        keys: N names, each of the exact pixels of one view of an image.
+    """
+
+    step: int
+    images: Tensor
+    masks: Tensor
+    truths: tuple[Tensor, ...]
+    keys: tuple[str, ...]
+
+
+class StepDataset(Dataset[LabelledPictures]):
+    """Loads the pictures of each step.
+
+    Args:
+        source: the images.
+        steps: see `plan`.
+        preprocess: pictures and masks to S x S, and to tensors.
+        ignore_boundary: what is 255 in a query's mask counts nowhere; otherwise it is background.
+    """
+
+    def __init__(
+        self, source: ImageSource, steps: Sequence[Step], preprocess: Preprocess, ignore_boundary: bool = True
+    ) -> None:
+        self.source = source
+        self.steps = steps
+        self.preprocess = preprocess
+        self.ignore_boundary = ignore_boundary
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, i: int) -> LabelledPictures:
+        """The pictures of step `i`.
+
+        Raises:
+            DataError: an image or mask cannot be read.
+        """
+        step = self.steps[i]
+        images, masks, truths = [], [], []
+        for place, classes in zip(step.images, step.classes, strict=True):
+            picture = self.source.image(place)
+            for class_id in classes:
+                truth = self.source.mask(place, class_id)
+                if step.jobs and not self.ignore_boundary:
+                    truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
+                image, mask = self.preprocess.resize_pair(picture, truth)
+                masks.append(torch.from_numpy(mask).long())
+                truths.append(torch.from_numpy(truth))
+            images.append(self.preprocess.normalise(image))
+        keys = tuple(f"{self.source.key(place)}@{self.preprocess.size}" for place in step.images)
+        return LabelledPictures(i, torch.stack(images), torch.stack(masks), tuple(truths), keys)
