@@ -259,7 +259,7 @@ def test_resume_needs_the_folder_of_a_training(trained: tuple[Path, Done], tmp_p
         ("shot=0", ("at least 1",)),
         ("size=64", ("nearest good size is 65",)),
         ("episodes=0", ("at least 1",)),
-        ("features=compote", ("compute, remember",)),
+        ("remember_gb=0", ("above 0",)),
         ("resize=x", ("keep_aspect",)),
         ("resolution=x", ("original, squashed, both",)),
         ("order=x", ("classes, pairs",)),

@@ -20,7 +20,7 @@ from sd_aanet.data.source import Array8
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import IGNORE, Prediction, check_size
 from sd_aanet.errors import CheckpointError, ConfigError, DataError
-from sd_aanet.models.base import Features, FewShotNetwork
+from sd_aanet.models.base import Features, FewShotNetwork, Supports
 from sd_aanet.models.functional import resize
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -65,7 +65,7 @@ class FewShotSegmenter:
         self.device = _device(device)
         self.network = network.to(self.device).eval()
         self.preprocess = preprocess
-        self._supports: tuple[Features, Tensor] | None = None
+        self._supports: Supports | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> Self:
@@ -102,14 +102,15 @@ class FewShotSegmenter:
         inputs = [self.preprocess.resize_pair(image, mask) for image, mask in pairs]
         images = torch.stack([self.preprocess.normalise(image) for image, _ in inputs])  # (K, 3, S, S)
         foreground = torch.from_numpy(np.stack([mask for _, mask in inputs]) == 1).float()  # (K, S, S)
-        parts = [
-            self._features(some.to(self.device), mask.to(self.device))
-            for some, mask in zip(images.split(batch), foreground.split(batch), strict=True)
-        ]
-        mid = torch.cat([part.mid for part in parts])
-        highs = [part.high for part in parts if part.high is not None]
-        _check_visible(foreground, (mid.shape[-2], mid.shape[-1]), [mask for _, mask in pairs])
-        self._supports = Features(mid, torch.cat(highs) if highs else None), foreground.to(self.device)
+        parts, grid = [], (0, 0)
+        for some, masks in zip(images.split(batch), foreground.to(self.device).split(batch), strict=True):
+            features = self._features(some.to(self.device), masks)
+            grid = (features.mid.shape[-2], features.mid.shape[-1])
+            parts.append(self.network.encode_supports(features, masks))
+        _check_visible(foreground, grid, [mask for _, mask in pairs])
+        self._supports = Supports(
+            torch.cat([part.prototypes for part in parts]), tuple(columns for part in parts for columns in part.columns)
+        )
 
     def segment(self, query: Picture) -> Segmentation:
         """Find the supports' class in one picture.
@@ -134,21 +135,19 @@ class FewShotSegmenter:
         if self._supports is None:
             raise ConfigError("no support is remembered, so what to segment is unknown: call remember(...) first")
         # Bound now: what is remembered later is for later calls.
-        return self._each(iter(queries), batch, *self._supports)
+        return self._each(iter(queries), batch, self._supports)
 
-    def _each(self, queries: Iterator[Picture], batch: int, support: Features, mask: Tensor) -> Iterator[Segmentation]:
+    def _each(self, queries: Iterator[Picture], batch: int, supports: Supports) -> Iterator[Segmentation]:
         while pictures := [read_picture(query, "query") for query in islice(queries, batch)]:
-            yield from self._segment(pictures, support, mask)
+            yield from self._segment(pictures, supports)
 
     @torch.inference_mode()
-    def _segment(self, pictures: Sequence[Array8], support: Features, foreground: Tensor) -> list[Segmentation]:
+    def _segment(self, pictures: Sequence[Array8], supports: Supports) -> list[Segmentation]:
         images = torch.stack([self.preprocess.image(picture) for picture in pictures]).to(self.device)
-        many = len(pictures)
-        prediction = self.network.head(
-            self._features(images),
-            Features(_repeat(support.mid, many), None if support.high is None else _repeat(support.high, many)),
-            foreground.expand(many, *foreground.shape),
-        )
+        queries = self.network.encode_queries(self._features(images))
+        prototypes = supports.prototypes.expand(len(pictures), *supports.prototypes.shape)  # (B, K, ...)
+        prior = self.network.prior(queries, [supports.columns] * len(pictures))  # (B, 1, h, w)
+        prediction = self.network.compare(queries, prototypes, prior, (images.shape[-2], images.shape[-1]))
         return [self._restore(prediction, i, picture.shape[:2]) for i, picture in enumerate(pictures)]
 
     def _features(self, images: Tensor, foreground: Tensor | None = None) -> Features:
@@ -302,11 +301,6 @@ def _check_visible(foreground: Tensor, grid: tuple[int, int], masks: Sequence[Ar
                 f"the object in support {i} has {int((mask == 1).sum())} of {mask.size} pixels, too few for the "
                 "network to see: crop the picture around it, or use another"
             )
-
-
-def _repeat(x: Tensor, times: int) -> Tensor:
-    """(K, ...) -> (times * K, ...), shots innermost."""
-    return x.expand(times, *x.shape).flatten(0, 1)
 
 
 def _device(name: str) -> torch.device:

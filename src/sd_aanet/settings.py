@@ -94,7 +94,6 @@ COMMON = EPISODES | {
     "seeds": _whole(1, 5),
     "resolution": _one_of("original", "squashed", "both"),
     "ignore_boundary": SWITCH,
-    "features": _one_of("compute", "remember"),
     "remember_gb": _number(8, zero=False),
     "precision": _one_of(*PRECISIONS),
     "backbone.trainable": _one_of("auto", True, False),
@@ -113,6 +112,7 @@ RULES = {
     "train": COMMON
     | {
         "num_nodes": _whole(1),
+        "features": _one_of("compute", "remember"),
         "size": _whole(1, 473),
         "test_size": _whole(1, 473),
         "steps": _whole(1, 900),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.functional import masked_average_pool
-from sd_aanet.models.prior import foreground_columns, prior
+from sd_aanet.models.prior import foreground_columns, prior_mask
 from sd_aanet.models.sdpm import SDPM
 
 Array = NDArray[np.float64]
@@ -30,10 +30,10 @@ def test_pooling_under_an_empty_mask_is_zero() -> None:
     assert masked_average_pool(torch.randn(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)).eq(0).all()
 
 
-def prior_mask(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
+def of_episodes(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
     """(B, C, h, w), (B, K, C, h, w) and (B, K, 1, h, w) -> (B, 1, h, w)."""
     episodes = [
-        torch.stack([prior(q, columns) for columns in foreground_columns(s, m)]).mean(0, keepdim=True)
+        torch.stack([prior_mask(q, columns) for columns in foreground_columns(s, m)]).mean(0, keepdim=True)
         for q, s, m in zip(query, support, mask, strict=True)
     ]
     return torch.stack(episodes)
@@ -62,7 +62,7 @@ def test_the_prior_mask(batch: int, shot: int, height: int, width: int, seed: in
     query = rng.normal(size=(batch, 5, height, width))
     support = rng.normal(size=(batch, shot, 5, height, width))
     mask = rng.uniform(size=(batch, shot, 1, height, width)) * (rng.uniform(size=(batch, shot, 1, height, width)) > 0.4)
-    ours = prior_mask(*(torch.from_numpy(x) for x in (query, support, mask))).numpy()
+    ours = of_episodes(*(torch.from_numpy(x) for x in (query, support, mask))).numpy()
     np.testing.assert_allclose(ours, prior_by_loops(query, support, mask), rtol=1e-9, atol=1e-9)
     assert ours.min() >= 0
     assert ours.max() <= 1
@@ -74,20 +74,20 @@ def test_the_prior_is_made_in_float32_at_least(dtype: torch.dtype) -> None:
     query, support = torch.randn(1, 8, 5, 5).to(dtype), torch.randn(1, 2, 8, 5, 5).to(dtype)
     mask = torch.rand(1, 2, 1, 5, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = prior_mask(query, support, mask)
+        found = of_episodes(query, support, mask)
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    expected = prior_mask(query.double(), support.double(), mask.double())
+    expected = of_episodes(query.double(), support.double(), mask.double())
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_prior_of_an_empty_mask_is_finite() -> None:
     query, support = torch.randn(2, 4, 5, 5), torch.randn(2, 2, 4, 5, 5)
     mask = torch.zeros(2, 2, 1, 5, 5)
-    assert prior_mask(query, support, mask).eq(0).all()
+    assert of_episodes(query, support, mask).eq(0).all()
     mask[:, 0, :, 2:4, 2:4] = 1  # one shot of two is empty
-    found = prior_mask(query, support, mask)
+    found = of_episodes(query, support, mask)
     assert found.isfinite().all()
-    torch.testing.assert_close(found, prior_mask(query, support[:, :1], mask[:, :1]) / 2)
+    torch.testing.assert_close(found, of_episodes(query, support[:, :1], mask[:, :1]) / 2)
 
 
 def test_reweighting_is_squeeze_and_excitation() -> None:

@@ -32,11 +32,36 @@ def episode_counts(prediction: Tensor, mask: Tensor) -> Tensor:
     return torch.stack([column.flatten(1).sum(1) for column in columns], 1)
 
 
-class FewShotIoU(Metric):
-    """mIoU over classes and FB-IoU, from summed intersections and unions.
+def class_sums(counts: Tensor, class_id: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The counts of episodes (B, 5), summed by class: (classes + 1, 4) int64, and how many had each class."""
+    sums = counts.new_zeros(classes + 1, 4).index_add_(0, class_id, counts[:, :4])
+    return sums, torch.bincount(class_id, minlength=classes + 1)
+
+
+def class_iou(sums: Tensor, episodes: Tensor) -> Tensor:
+    """(classes + 1,) float64, IoU of each class id; NaN where it had no episode. Arguments: see `class_sums`."""
+    return torch.where(episodes > 0, _ratio(sums[:, 0], sums[:, 1]), torch.nan)
+
+
+def figures(sums: Tensor, episodes: Tensor) -> dict[str, Tensor]:
+    """`miou`, `fb_iou`, `foreground_iou`, `background_iou` as float64 scalars; NaN without an episode.
 
     IoU_c = sum of intersections / sum of unions of the foreground, over all episodes of class c. mIoU is the mean of
     IoU_c over the classes that had an episode; FB-IoU the mean of foreground and background IoU over all episodes.
+    """
+    seen = class_iou(sums, episodes)
+    total = sums.sum(0)
+    foreground, background = _ratio(total[0], total[1]), _ratio(total[2], total[3])
+    return {
+        "miou": seen[~seen.isnan()].mean(),
+        "fb_iou": (foreground + background) / 2,
+        "foreground_iou": foreground,
+        "background_iou": background,
+    }
+
+
+class FewShotIoU(Metric):
+    """mIoU over classes and FB-IoU, from summed intersections and unions, over all devices; see `figures`.
 
     Args:
         classes: the largest class id.
@@ -53,29 +78,13 @@ class FewShotIoU(Metric):
 
     def update(self, prediction: Tensor, mask: Tensor, class_id: Tensor) -> None:
         """Add episodes: prediction (B, H, W) in {0, 1}, mask (B, H, W) in {0, 1, 255}, class_id (B,)."""
-        self.add(episode_counts(prediction, mask), class_id)
-
-    def add(self, counts: Tensor, class_id: Tensor) -> None:
-        """Add episodes by their counts, (B, 5) as `episode_counts` gives them."""
-        self.counts.index_add_(0, class_id, counts[:, :4])
-        self.episodes.index_add_(0, class_id, torch.ones_like(class_id))
+        counts, episodes = class_sums(episode_counts(prediction, mask), class_id, len(self.episodes) - 1)
+        self.counts += counts
+        self.episodes += episodes
 
     def compute(self) -> dict[str, Tensor]:
-        """`miou`, `fb_iou`, `foreground_iou`, `background_iou` as float64 scalars; NaN without an episode."""
-        seen = self.class_iou()
-        sums = self.counts.sum(0)
-        foreground, background = _ratio(sums[0], sums[1]), _ratio(sums[2], sums[3])
-        return {
-            "miou": seen[~seen.isnan()].mean(),
-            "fb_iou": (foreground + background) / 2,
-            "foreground_iou": foreground,
-            "background_iou": background,
-        }
-
-    def class_iou(self) -> Tensor:
-        """(classes + 1,) float64, IoU of each class id; NaN where it had no episode in this process."""
-        iou = _ratio(self.counts[:, 0], self.counts[:, 1])
-        return torch.where(self.episodes > 0, iou, torch.nan)
+        """See `figures`."""
+        return figures(self.counts, self.episodes)
 
 
 def _ratio(intersection: Tensor, union: Tensor) -> Tensor:

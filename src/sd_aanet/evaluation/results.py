@@ -20,7 +20,7 @@ import sd_aanet
 from sd_aanet.data.episode_lists import digest
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.source import ImageSource
-from sd_aanet.evaluation.metrics import FewShotIoU
+from sd_aanet.evaluation.metrics import class_iou, class_sums, figures
 from sd_aanet.evaluation.statistics import spread
 from sd_aanet.files import written_whole
 
@@ -66,13 +66,12 @@ def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], so
         rows: (N, 7) int64: index, class id, and `episode_counts`, in the order of the list.
         source: the images.
     """
-    metric = FewShotIoU(len(source.classes))
-    metric.add(torch.from_numpy(rows[:, 2:]), torch.from_numpy(rows[:, 1]))
-    iou, episodes = metric.class_iou(), metric.episodes
+    sums, episodes = class_sums(torch.from_numpy(rows[:, 2:]), torch.from_numpy(rows[:, 1]), len(source.classes))
+    iou = class_iou(sums, episodes)
     return SeedFigures(
         seed=seed,
         episodes=digest(source, specs),
-        figures={name: float(value) for name, value in metric.compute().items()},
+        figures={name: float(value) for name, value in figures(sums, episodes).items()},
         classes={
             source.classes[c - 1]: (float(iou[c]), int(episodes[c])) for c in torch.nonzero(episodes)[:, 0].tolist()
         },
@@ -141,7 +140,7 @@ def write_episodes(seeds: Mapping[str, Sequence[SeedFigures]], classes: Sequence
 def write_prototypes(class_id: NDArray[np.int64], prototypes: NDArray[np.float32], out: Path) -> None:
     """Write prototypes.npz from (N,) class ids and (N, C) prototypes."""
     with written_whole(out / "prototypes.npz") as path:
-        np.savez_compressed(path, class_id=class_id, prototype=prototypes.astype(np.float16))
+        np.savez_compressed(path, class_id=class_id, prototype=prototypes)
 
 
 def table(result: Result) -> str:

@@ -19,7 +19,7 @@ from sd_aanet.evaluation.plan import Job, Step
 from sd_aanet.memory import KINDS, FeatureMemory
 from sd_aanet.models.base import Features, Queries, Supports
 from sd_aanet.models.functional import resize
-from sd_aanet.models.prior import prior
+from sd_aanet.models.prior import prior_mask
 from sd_aanet.training.module import SDAANetModule
 
 GIGABYTE = 1024**3
@@ -183,7 +183,7 @@ class EpisodeTester(pl.LightningModule):
                 for i, one in zip(job.spec.supports, shots, strict=True):
                     key = (view, job.spec.query, i, job.spec.class_id)
                     if key not in priors:
-                        priors[key] = prior(queries.high[row], one.columns[0])
+                        priors[key] = prior_mask(queries.high[row], one.columns[0])
                     of_shots.append(priors[key])
                 means.append(torch.stack(of_shots).mean(0, keepdim=True))
             mean = torch.stack(means)  # (E, 1, h, w)

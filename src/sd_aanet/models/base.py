@@ -14,7 +14,7 @@ from sd_aanet.episode import Prediction, check_size
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.backbone import Stride, build_backbone
 from sd_aanet.models.functional import resize
-from sd_aanet.models.prior import Columns, prior
+from sd_aanet.models.prior import Columns, prior_mask
 
 
 @dataclass(frozen=True)
@@ -127,22 +127,25 @@ class FewShotNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def priors(self, queries: Queries, supports: Supports) -> Tensor | None:
-        """The prior mask that each support alone gives for its query; an episode's is the mean over its shots.
+    def prior(self, queries: Queries, columns: Sequence[Sequence[Columns]]) -> Tensor | None:
+        """The prior mask of B episodes: the mean of what each shot gives.
 
         Args:
             queries: B.
-            supports: B * K, shots innermost.
+            columns: for each, those of its K supports.
 
         Returns:
-            (BK, h, w) in [0, 1]; None where the prior is off.
+            (B, 1, h, w) in [0, 1]; None where the prior is off.
         """
         if queries.high is None:
             return None
-        shots = len(supports.columns) // len(queries.high)
         with self.no_gradient_of_frozen():
-            highs = [high for high in queries.high for _ in range(shots)]
-            return torch.stack([prior(high, some) for high, some in zip(highs, supports.columns, strict=True)])
+            episodes = zip(queries.high, columns, strict=True)
+            means = [
+                torch.stack([prior_mask(high, shot) for shot in shots]).mean(0, keepdim=True)
+                for high, shots in episodes
+            ]
+            return torch.stack(means)
 
     def compare(
         self,
@@ -157,7 +160,7 @@ class FewShotNetwork(nn.Module):
         Args:
             queries: B; their high features are not looked at.
             prototypes: (B, K, C) or (B, K, 2, C), see `Supports`.
-            prior: (B, 1, h, w), the mean of `priors` over the shots.
+            prior: (B, 1, h, w), see there.
             size: (H, W) of the logits.
             maps: (B, K, C, h, w), see `Supports`.
         """
@@ -173,11 +176,11 @@ class FewShotNetwork(nn.Module):
         """
         shots = (foreground.shape[0], foreground.shape[1])
         queries, supports = self.encode_queries(query), self.encode_supports(support, foreground.flatten(0, 1))
-        priors = self.priors(queries, supports)  # (BK, h, w)
+        columns = [supports.columns[i : i + shots[1]] for i in range(0, len(supports.columns), shots[1])]
         return self.compare(
             queries,
             supports.prototypes.unflatten(0, shots),
-            None if priors is None else priors.unflatten(0, shots).mean(1, keepdim=True),
+            self.prior(queries, columns),
             (foreground.shape[-2], foreground.shape[-1]),
             None if supports.maps is None else supports.maps.unflatten(0, shots),
         )

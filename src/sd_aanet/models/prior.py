@@ -43,7 +43,7 @@ def foreground_columns(support: Tensor, mask: Tensor) -> tuple[Columns, ...]:
     return tuple(columns)
 
 
-def prior(query: Tensor, support: Columns) -> Tensor:
+def prior_mask(query: Tensor, support: Columns) -> Tensor:
     """Cosine similarity of each query position with its most similar support position, min-max normalised.
 
     Args:
