@@ -7,7 +7,7 @@ from torch import nn
 
 from networks import rough
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.backbone import BACKBONES, ResNet, build_backbone
+from sd_aanet.models.backbone import BACKBONES, ResNet, build_backbone, folded
 
 # Of torchvision's state dicts, without the classifier: tensors, parameters.
 TORCHVISION = {
@@ -162,3 +162,17 @@ def test_unknown_names_are_one_line() -> None:
         build_backbone("resnet51")
     with pytest.raises(ConfigError, match=r"^stride_on '2x2' is unknown: choose 3x3 .* or 1x1"):
         build_backbone("resnet50", "2x2")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_folding_takes_every_batch_norm_away_and_changes_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name).double().eval()
+    rough(backbone)
+    inference = folded(backbone)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in inference.modules())
+    image = torch.randn(2, 3, 33, 33).double()
+    for ours, expected in zip(inference.stages23(image), backbone.stages23(image), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    stage3 = backbone.stages23(image)[1]
+    torch.testing.assert_close(inference.stage4(stage3), backbone.stage4(stage3), rtol=1e-9, atol=1e-9)

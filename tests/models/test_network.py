@@ -331,3 +331,32 @@ def test_unknown_settings_are_one_line(settings: dict[str, Any], message: str) -
         build_network(**({"backbone": "resnet18"} | settings))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_folded_weights_follow_every_change_and_are_no_part_of_the_network() -> None:
+    network = small().eval()
+    image = torch.randn(1, 3, 33, 33).double()
+
+    def unfolded() -> torch.Tensor:
+        stage2, stage3 = network.backbone.stages23(image)
+        return torch.cat([stage3, stage2], 1)
+
+    names = set(network.state_dict())
+    changes = {
+        "none": lambda: None,
+        "in place": lambda: rough(network.backbone),
+        "loaded": lambda: network.load_state_dict(small(seed=1).state_dict()),
+        "moved": lambda: network.float().double(),
+    }
+    for change in changes.values():
+        change()
+        with torch.no_grad():
+            torch.testing.assert_close(network.mid(image), unfolded(), rtol=1e-9, atol=1e-9)
+    assert set(network.state_dict()) == names
+    assert len(list(network.backbone.modules())) == len(list(small().backbone.modules()))
+
+
+def test_a_backbone_that_trains_is_not_folded() -> None:
+    network = small(backbone_trainable=True, backbone_norm="frozen")
+    network.mid(torch.randn(2, 3, 33, 33).double()).sum().backward()
+    assert network.backbone.get_parameter("bn1.weight").grad is not None

@@ -7,10 +7,13 @@ because the support's stage 4 is computed from a *masked* stage 3 (see `prior.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sd_aanet.errors import ConfigError
 
@@ -216,3 +219,19 @@ def build_backbone(name: str, stride_on: Stride = "3x3") -> Backbone:
     if stride_on not in ("3x3", "1x1"):
         raise ConfigError(f"stride_on '{stride_on}' is unknown: choose 3x3 (torchvision's) or 1x1 (the original's)")
     return BACKBONES[name](stride_on)
+
+
+def folded(backbone: Backbone) -> Backbone:
+    """A copy for inference, exact to rounding: each batch norm is part of the convolution before it.
+
+    Args:
+        backbone: in eval mode, so that its batch norms are products and sums with constants.
+    """
+    copy = deepcopy(backbone)
+    for module in list(copy.modules()):
+        # Everywhere here a batch norm is registered right after the convolution whose output it takes.
+        for (before, conv), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, before, fuse_conv_bn_eval(conv, norm))
+                setattr(module, name, nn.Identity())
+    return copy.requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sd_aanet.episode import Prediction, check_size
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.backbone import Stride, build_backbone
+from sd_aanet.models.backbone import Backbone, Stride, build_backbone, folded
 from sd_aanet.models.functional import resize
 from sd_aanet.models.prior import Columns, prior_mask
 
@@ -112,6 +112,7 @@ class FewShotNetwork(nn.Module):
         self.backbone_trainable = backbone_trainable
         self.backbone_norm = backbone_norm
         self.backbone.requires_grad_(backbone_trainable)
+        self._folded: tuple[object, Backbone] | None = None  # within a tuple, it is no submodule with weights to save
         self.train()  # a new module is in train mode without anybody having called `train`, which freezes the norms
 
     def encode_queries(self, features: Features) -> Queries:
@@ -199,7 +200,7 @@ class FewShotNetwork(nn.Module):
     def mid(self, image: Tensor) -> Tensor:
         """Stages 3 and 2 of N images, all that depends on the picture alone: (N, 3, S, S) -> (N, C3 + C2, h, w)."""
         with self.no_gradient_of_frozen():
-            stage2, stage3 = self.backbone.stages23(image)  # (N, C2, h, w), (N, C3, h, w)
+            stage2, stage3 = self._fastest().stages23(image)  # (N, C2, h, w), (N, C3, h, w)
             return torch.cat([stage3, stage2], 1)
 
     def high(self, mid: Tensor, foreground: Tensor | None = None) -> Tensor | None:
@@ -221,8 +222,17 @@ class FewShotNetwork(nn.Module):
             if foreground is not None:
                 grid = (mid.shape[-2], mid.shape[-1])
                 stage3 = stage3 * resize(foreground[:, None], grid).to(stage3.dtype)  # (N, C3, h, w)
-            stage4: Tensor = self.backbone.stage4(stage3)
-            return stage4
+            return self._fastest().stage4(stage3)
+
+    def _fastest(self) -> Backbone:
+        """The backbone, its batch norms folded where they stand still and no gradient is asked for."""
+        if self.backbone.training or torch.is_grad_enabled():
+            return self.backbone
+        # Whoever loads, moves or changes weights changes one of these; inference tensors cannot be changed.
+        now = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in self.backbone.state_dict().values())
+        if self._folded is None or self._folded[0] != now:
+            self._folded = now, folded(self.backbone)
+        return self._folded[1]
 
     def extract(self, query: Tensor, support: Tensor, foreground: Tensor) -> tuple[Features, Features]:
         """Backbone features of queries and supports.
