@@ -1,105 +1,49 @@
-"""`make bench`: how much faster an evaluation is here than one forward per episode with every image on its own.
-
-The reference passes each image of each episode alone through the backbone, in float32, and remembers nothing. Both
-sides see the same random network and the same episodes over a small pool of pictures that repeat, as in an evaluation.
-"""
+"""`make bench`, `make bench-full`: our speed against what the published code does, as one table of ratios."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
-import torch
+from benchmarks import rows
+from benchmarks.timing import HEAD, Row
+from benchmarks.workload import Workload
 
-from sd_aanet.episode import Episode
-from sd_aanet.memory import FeatureMemory
-from sd_aanet.models.base import Features
-from sd_aanet.models.sd_aanet import SDAANet
-
-GIGABYTE = 1024**3
+SECTIONS = ("starting", "waiting", "query", "training", "memory", "evaluation")
 
 
-def make_episodes(count: int, pictures: int, shot: int, size: int) -> list[Episode]:
-    """Episodes of one class over a pool of random pictures."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(pictures, 3, size, size, generator=generator)
-    masks = torch.zeros(pictures, size, size, dtype=torch.int64)
-    masks[:, size // 4 : size // 2, size // 4 : size // 2] = 1
-    draws = np.random.default_rng(0)
-    episodes = []
-    for index in range(count):
-        query, *supports = draws.permutation(pictures)[: shot + 1].tolist()
-        episodes.append(
-            Episode(
-                query=images[query][None],
-                query_mask=masks[query][None],
-                support=images[supports][None],
-                support_mask=masks[supports][None],
-                class_id=torch.tensor([1]),
-                index=torch.tensor([index]),
-                query_key=(str(query),),
-                support_key=(tuple(map(str, supports)),),
-            )
-        )
-    return episodes
-
-
-def reference(network: SDAANet, episodes: list[Episode]) -> None:
-    """One forward an episode, every image alone through the backbone."""
-    for episode in episodes:
-        foreground = (episode.support_mask == 1).float()
-        mid = network.mid(episode.query)
-        mids, highs = [], []
-        for k in range(foreground.shape[1]):
-            mids.append(network.mid(episode.support[:, k]))
-            highs.append(network.high(mids[-1], foreground[:, k]))
-        support = Features(torch.cat(mids), torch.cat([high for high in highs if high is not None]))
-        network.head(Features(mid, network.high(mid)), support, foreground)
-
-
-def ours(network: SDAANet, episodes: list[Episode], batch: int = 8) -> None:
-    """Batches of episodes with remembered features, from an empty memory on."""
-    memory = FeatureMemory(network, 8 * GIGABYTE)
-    for start in range(0, len(episodes), batch):
-        episode = Episode.collate(episodes[start : start + batch])
-        foreground = (episode.support_mask == 1).float()
-        network.head(*memory.features(episode, foreground), foreground)
-
-
-def seconds(run: Callable[[], None]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def measured(work: Workload, full: bool, sections: list[str]) -> Iterator[Row]:
+    """The rows, cheapest first."""
+    pairs = 5
+    if "starting" in sections:
+        yield from rows.starting()
+    if "waiting" in sections:
+        yield rows.waiting(work)
+    if "query" in sections:
+        yield from rows.queries(work, pairs, (4.5, 8))
+    if "training" in sections:
+        yield from rows.training(work, pairs, (1.3, 2.5), (2.7, 5))
+    if "memory" in sections:
+        yield from rows.memory(work, (1, 4, 8) if full else (0.25, 1, 4), episodes=200 if full else 100)
+    if "evaluation" in sections:
+        episodes = 1000 if full else 250
+        yield from rows.evaluation(work, 1, episodes, 2, (4, 7))
+        yield from rows.evaluation(work, 5, episodes, 2, (8, 15))
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, row by row."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--size", type=int, default=225, help="side of the pictures, 8n + 1")
-    parser.add_argument("--episodes", type=int, default=24, help="in each list")
-    parser.add_argument("--pictures", type=int, default=10, help="that the episodes draw from")
-    parser.add_argument("--pairs", type=int, default=3, help="measurements of each row, ours and the reference in turn")
+    parser.add_argument("--full", action="store_true", help="473 px (training: 321), 1000 episodes; else 225 px, 250")
+    parser.add_argument("--data", type=Path, help="a data set in VOC's layout; otherwise pictures of shapes")
+    parser.add_argument("--weights", type=Path, help="of the ResNet-50; otherwise random, which takes as long")
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", default=SECTIONS, help="some of the rows")
     given = parser.parse_args()
-    torch.manual_seed(0)
-    network = SDAANet().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    print(f"{'evaluation of ResNet-50 at ' + str(given.size) + ' px':<38}{'reference s':>12}{'ours s':>9}{'ratio':>7}")
-    for shot in (1, 5):
-        episodes = make_episodes(given.episodes, given.pictures, shot, given.size)
-        for name, half in (("float32", False), ("bf16", True)):
-            slow, fast = [], []
-            with torch.inference_mode():
-                ours(network, episodes[:2])
-                for _ in range(given.pairs):
-                    slow.append(seconds(lambda e=episodes: reference(network, e)))  # type: ignore[misc]
-                    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                        fast.append(seconds(lambda e=episodes: ours(network, e)))  # type: ignore[misc]
-            ratio = statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-            label = f"{given.episodes} episodes, {shot}-shot, {name}"
-            print(f"{label:<38}{statistics.median(slow):>12.1f}{statistics.median(fast):>9.1f}{ratio:>7.1f}")
+    work = Workload(473 if given.full else 225, 321 if given.full else 225, given.data, given.weights)
+    print(f"{rows.machine()}\npictures of {work.size} px, in training {work.train_size} px\n\n{HEAD}", flush=True)
+    for row in measured(work, given.full, given.only):
+        print(row.line(), flush=True)
 
 
 main()

@@ -1,0 +1,249 @@
+"""The rows of the table, each a function that measures."""
+
+from __future__ import annotations
+
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from benchmarks.reference import loss, segment
+from benchmarks.timing import Row, compared, of_pairs, seconds
+from benchmarks.workload import Workload
+from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.data.loader import Loader
+from sd_aanet.data.transforms import Preprocess
+from sd_aanet.episode import Episode
+from sd_aanet.evaluation.loading import StepDataset
+from sd_aanet.evaluation.metrics import class_sums, figures
+from sd_aanet.evaluation.plan import Job, plan
+from sd_aanet.evaluation.tester import GIGABYTE, EpisodeTester
+from sd_aanet.memory import FeatureMemory
+from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.training.module import SDAANetModule
+
+MEGABYTE = 1024**2
+
+
+def half(on: bool) -> AbstractContextManager[object]:
+    """bf16 autocast on the CPU, or nothing."""
+    return torch.autocast("cpu", torch.bfloat16) if on else nullcontext()
+
+
+def network_of(module: SDAANetModule) -> SDAANet:
+    """Its network, which is SD-AANet here."""
+    assert isinstance(module.network, SDAANet)
+    return module.network
+
+
+def evaluate(
+    module: SDAANetModule, data: EpisodeDataModule, jobs: list[Job], budget: float = 8 * GIGABYTE
+) -> EpisodeTester:
+    """What `sd-aanet evaluate` does with episodes, from files to counts."""
+    tester = EpisodeTester(module.eval(), data.preprocess, ("squashed",), batch=8, budget=budget)
+    tester.steps = plan(jobs, tester.most_supports(), 8)
+    pictures = Loader(StepDataset(data.source("val"), tester.steps, data.preprocess), workers=0, batch_size=None)
+    with torch.inference_mode():
+        for place, step in enumerate(pictures):
+            tester.test_step(step, place)
+    return tester
+
+
+def jobs_of(data: EpisodeDataModule) -> list[Job]:
+    """All test episodes."""
+    return [Job(0, index, spec) for index, spec in enumerate(data.test_specs(0))]
+
+
+def miou(testers: list[EpisodeTester], classes: int) -> float:
+    """Of all their episodes together."""
+    rows = torch.cat([row for tester in testers for row in tester.rows["squashed"]])
+    return float(figures(*class_sums(rows[:, 3:], rows[:, 2], classes))["miou"])
+
+
+def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: tuple[float, float]) -> Iterator[Row]:
+    """All episodes of a fold, in float32 and in bf16; a pair is one class and `sample` episodes of the reference.
+
+    The reference costs the same for every episode, so it is timed on some; ours gets faster as pictures repeat, so it
+    does them all.
+    """
+    module, data = work.module().eval(), work.episodes(shot, episodes)
+    plainly = network_of(work.module().eval())
+    jobs, classes = jobs_of(data), len(data.source("val").classes)
+    scores: list[float] = []
+    assert data.test_data is not None
+    for on, target in zip((False, True), targets, strict=True):
+        measured, testers, differing = [], [], []
+        for class_id in sorted({job.spec.class_id for job in jobs}):
+            some = [job for job in jobs if job.spec.class_id == class_id]
+            places = [job.index for job in some[:: max(1, len(some) // sample)][:sample]]
+            start = time.perf_counter()
+            logits = {place: _by_reference(plainly, data.test_data[place]) for place in places}
+            slow = (time.perf_counter() - start) / len(places) * len(some)
+            start = time.perf_counter()
+            with half(on):
+                testers.append(evaluate(module, data, some))
+            measured.append((slow, time.perf_counter() - start))
+            differing += [_differing(module, data, job, logits[job.index], on) for job in some if job.index in logits]
+        scores.append(miou(testers, classes))
+        note = f"{statistics.mean(differing):.1e} of pixels differ from the reference's"
+        if on:
+            note += f"; mIoU {abs(scores[1] - scores[0]) * 100:.2f} points from float32"
+        row = of_pairs(f"{episodes} {shot}-shot episodes, {'bf16' if on else 'float32'}", measured, target, note)
+        total = [sum(column) for column in zip(*measured, strict=True)]
+        yield Row(row.what, total[0], total[1], target, ratio=row.ratio, note=note)
+
+
+def _by_reference(network: SDAANet, episode: Episode) -> torch.Tensor:
+    with torch.inference_mode():
+        return segment(network, episode.query, episode.query_mask, episode.support, episode.support_mask)
+
+
+def _differing(module: SDAANetModule, data: EpisodeDataModule, job: Job, expected: torch.Tensor, on: bool) -> float:
+    assert data.test_data is not None
+    with torch.inference_mode(), half(on):
+        found = module(data.test_data[job.index]).logits
+    return float((found.argmax(1) != expected.argmax(1)).float().mean())
+
+
+def queries(work: Workload, pairs: int, targets: tuple[float, float]) -> Iterator[Row]:
+    """A query against five remembered supports, from the picture to the mask."""
+    data = work.episodes(5, 10)
+    spec, source = data.test_specs(0)[0], data.source("val")
+    assert data.test_data is not None
+    episode, plainly = data.test_data[0], network_of(work.module().eval())
+    segmenter = FewShotSegmenter(work.module().network, Preprocess(work.size), "cpu")
+    picture = source.image(spec.query)
+    for on, target in zip((False, True), targets, strict=True):
+        with half(on):
+            segmenter.remember([(source.image(i), source.mask(i, spec.class_id)) for i in spec.supports])
+
+        def ours(on: bool = on) -> None:
+            with half(on):
+                segmenter.segment(picture)
+
+        what = f"a query with 5 remembered supports, {'bf16' if on else 'float32'}"
+        yield compared(what, lambda: _by_reference(plainly, episode), ours, pairs, target)
+
+
+def training(
+    work: Workload, pairs: int, targets: tuple[float, float], remembered: tuple[float, float]
+) -> Iterator[Row]:
+    """A step of four episodes with augmentation, and one from remembered features."""
+    data = work.episodes(1, augment="published")
+    data.setup("fit")
+    assert data.train_data is not None
+    batch = Episode.collate([data.train_data[index] for index in range(4)])
+    keyed = work.episodes(1)
+    keyed.setup("fit")
+    assert keyed.train_data is not None
+    recurring = Episode.collate([keyed.train_data[index] for index in range(4)])
+    plainly = work.module().train()
+    plain_step = _step(plainly, lambda: _reference_loss(plainly, batch))
+    for on, target in zip((False, True), targets, strict=True):
+        module = work.module().train()
+        step = _step(module, lambda m=module: _our_loss(m, batch), on)  # type: ignore[misc]
+        yield compared(f"a training step of 4 episodes, {'bf16' if on else 'float32'}", plain_step, step, pairs, target)
+    for on, target in zip((False, True), remembered, strict=True):
+        module = work.module().train()
+        module.memory = FeatureMemory(module.network, 8 * GIGABYTE)
+        step = _step(module, lambda m=module: _our_loss(m, recurring), on)  # type: ignore[misc]
+        what = f"the same from remembered features, {'bf16' if on else 'float32'}"
+        yield compared(what, plain_step, step, pairs, target)
+
+
+def _step(module: SDAANetModule, loss: Callable[[], torch.Tensor], on: bool = False) -> Callable[[], None]:
+    parameters = [p for p in module.network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, 0.0025, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with half(on):
+            value = loss()
+        value.backward()
+        optimizer.step()
+
+    return step
+
+
+def _reference_loss(module: SDAANetModule, batch: Episode) -> torch.Tensor:
+    tensors = (batch.query, batch.query_mask, batch.support, batch.support_mask)
+    return loss(network_of(module), module.loss, *tensors)
+
+
+def _our_loss(module: SDAANetModule, batch: Episode) -> torch.Tensor:
+    return module.loss(module(batch), batch.query_mask, batch.support_mask).total  # type: ignore[no-any-return]
+
+
+def waiting(work: Workload, steps: int = 6) -> Row:
+    """The share of a training step that is spent waiting for its augmented pictures, with one worker."""
+    data = work.episodes(1, augment="published")
+    data.workers, data.episodes = 1, 4 * (steps + 2)
+    data.setup("fit")
+    module = work.module().train()
+    batches = iter(data.train_dataloader())
+    waited = total = 0.0
+    for place in range(steps + 2):
+        start = time.perf_counter()
+        batch = next(batches)
+        loaded = time.perf_counter()
+        _step(module, lambda b=batch: _our_loss(module, b))()  # type: ignore[misc]
+        if place > 1:  # the first ones find a loader that has just started
+            waited += loaded - start
+            total += time.perf_counter() - start
+    return Row("waiting for data in a training step, one worker", None, 100 * waited / total, 10, "%")
+
+
+PEAK = """
+import resource, sys
+from benchmarks.rows import evaluate, jobs_of
+from benchmarks.workload import Workload
+from pathlib import Path
+size, budget, shot, episodes, data = sys.argv[1:]
+work = Workload(int(size), int(size), Path(data) if data else None)
+module, episodes = work.module(), work.episodes(int(shot), int(episodes))
+evaluate(module, episodes, jobs_of(episodes), float(budget) * 1024**3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+"""
+
+
+def memory(work: Workload, budgets: tuple[float, ...], episodes: int) -> Iterator[Row]:
+    """What an evaluation takes at most, from its start to its end, beyond the budget it was given."""
+    for budget in budgets:
+        given = [str(work.size), str(budget), "5", str(episodes), str(work.data or "")]
+        start = time.perf_counter()
+        peak = float(_output([sys.executable, "-c", PEAK, *given]))
+        note = f"peak {peak:.2f} GB, {time.perf_counter() - start:.0f} s"
+        yield Row(f"memory beyond a budget of {budget:g} GB, 5-shot", None, max(0.0, peak - budget), 3, "GB", note=note)
+
+
+def starting() -> Iterator[Row]:
+    """The package's own share of its import, and the help of the command."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import sd_aanet"], capture_output=True, text=True, check=True
+    )
+    own = [int(m[1]) for m in re.finditer(r"import time: +(\d+) \| +\d+ \| +sd_aanet", done.stderr)]
+    yield Row("import of the package, its own share", None, sum(own) / 1e6, 0.3)
+    times = [seconds(lambda: _output([sys.executable, "-m", "sd_aanet", "--help"])) for _ in range(5)]
+    yield Row("sd-aanet --help", None, statistics.median(times), 1.5)
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def machine() -> str:
+    """What measured."""
+    model = "an unknown processor"
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        model = names[0] if names else model
+    native = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return f"{torch.get_num_threads()} threads of {model}, {native} bf16; torch {torch.__version__}; peak {peak:.1f} GB"

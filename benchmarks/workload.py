@@ -1,0 +1,52 @@
+"""What is measured: a network, and episodes of one fold of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.training.module import SDAANetModule
+from sd_aanet.weights import load_backbone_weights
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Where episodes come from, and at which size.
+
+    Attributes:
+        size: side of an evaluation's pictures.
+        train_size: side of a training's.
+        data: a folder in VOC's layout; None draws pictures of shapes.
+        weights: of the backbone; None leaves them random, which takes as long.
+        images: of shapes: as many as a fold of PASCAL-5i's tenth has.
+    """
+
+    size: int
+    train_size: int
+    data: Path | None = None
+    weights: Path | None = None
+    images: int = 200
+
+    def module(self) -> SDAANetModule:
+        """SD-AANet on ResNet-50, as published."""
+        torch.manual_seed(0)
+        module = SDAANetModule({"backbone": "resnet50"}, {}, {"size": self.size}, classes=20)
+        if self.weights is not None:
+            load_backbone_weights(module.network.backbone, str(self.weights))
+        return module
+
+    def episodes(self, shot: int, count: int = 1000, augment: str = "none") -> EpisodeDataModule:
+        """Fold 0."""
+        source: dict[str, object] = {
+            "_target_": "sd_aanet.data.shapes.Shapes",
+            "images": self.images,
+            "size": self.size,
+        }
+        if self.data is not None:
+            source = {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(self.data)}
+        return EpisodeDataModule(
+            source, shot=shot, size=self.train_size, test_size=self.size, test_episodes=count, augment=augment
+        )
