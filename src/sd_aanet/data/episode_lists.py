@@ -22,7 +22,6 @@ class EpisodeList:
 
     Attributes:
         shot: K, of all of them.
-        classes: the class ids that occur, sorted.
         seed: 0; nothing is drawn.
     """
 
@@ -31,7 +30,6 @@ class EpisodeList:
     def __init__(self, specs: list[EpisodeSpec]) -> None:
         self._specs = specs
         self.shot = len(specs[0].supports)
-        self.classes = tuple(sorted({spec.class_id for spec in specs}))
 
     def __len__(self) -> int:
         return len(self._specs)
@@ -64,8 +62,8 @@ def write_list(path: Path, source: ImageSource, specs: Iterable[EpisodeSpec], ab
 def read_list(path: Path, source: ImageSource) -> EpisodeList:
     """Read a list for a data set.
 
-    Expects a JSON object whose `episodes` are objects with `class` (a name or an id), `query` (an image's key) and
-    `supports` (K keys, the same K for all).
+    Expects a JSON object whose `episodes` are objects with `class` (a name, or a number: its id), `query` (an image's
+    key) and `supports` (K keys, the same K for all).
 
     Raises:
         DataError: the file is missing or not that, or names what the data set does not have.
@@ -80,8 +78,8 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"episodes_file={path} has no 'episodes', expected a list of objects with {', '.join(KEYS)}")
     places = {source.key(i): i for i in range(len(source))}
-    ids = {name: c for c, name in enumerate(source.classes, start=1)}
-    ids |= {str(c): c for c in ids.values()}
+    ids: dict[str | int, int] = {name: c for c, name in enumerate(source.classes, start=1)}
+    ids |= {c: c for c in ids.values()}  # 3 is an id, "3" a name: classes may be called by numbers
     specs: list[EpisodeSpec] = []
     for number, entry in enumerate(entries):
         problem, spec = _spec(entry, places, ids, source)
@@ -109,14 +107,15 @@ def _entry(source: ImageSource, spec: EpisodeSpec) -> dict[str, Any]:
 
 
 def _spec(
-    entry: Any, places: Mapping[str, int], ids: Mapping[str, int], source: ImageSource
+    entry: Any, places: Mapping[str, int], ids: Mapping[str | int, int], source: ImageSource
 ) -> tuple[str, EpisodeSpec | None]:
     """What is wrong with an entry, or the episode."""
     if not isinstance(entry, dict) or not set(KEYS) <= set(entry) or not isinstance(entry["supports"], list):
         return f"is no object with {', '.join(KEYS)}", None
-    class_id = ids.get(str(entry["class"]))
+    named = entry["class"]
+    class_id = ids.get(named) if type(named) in (str, int) else None  # True would be 1, and a list has no hash
     if class_id is None:
-        return f"names the class '{entry['class']}', which {source.name} does not have", None
+        return f"names the class '{named}', which {source.name} does not have", None
     keys = [str(key) for key in (entry["query"], *entry["supports"])]
     unknown = [key for key in keys if key not in places]
     if unknown:
