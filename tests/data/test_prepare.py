@@ -136,7 +136,7 @@ def test_pascal5i_with_ready_masks() -> None:
     assert [given.key(i) for i in range(20)] == [ready.key(i) for i in range(20)]
     ids = [f"train_{number:03d}" for number in (3, 1)]
     lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in (*ids, "val_000")]
-    Path("voc/ImageSets/Segmentation/trainaug.txt").write_text("\n".join(lines))
+    Path("voc/ImageSets/Segmentation/trainaug.txt").write_text("\n".join(lines), encoding="utf-8-sig")
     done = ran(*PASCAL, "--voc", "voc")
     assert "train is voc/ImageSets/Segmentation/trainaug.txt without val" in done.out
     assert Path("out/ImageSets/Segmentation/train.txt").read_text().split() == sorted(ids)
@@ -171,7 +171,7 @@ BAD_PASCAL: list[tuple[Callable[[], object], tuple[str, ...]]] = [
     (lambda: without(VOC / "JPEGImages"), ("JPEGImages is missing", "--voc VOCdevkit/VOC2012")),
     (lambda: without(VOC / "SegmentationClass"), ("SegmentationClass is missing", "--voc VOCdevkit/VOC2012")),
     (lambda: without(SBD / "dataset/cls"), ("cls is missing", "--sbd benchmark_RELEASE")),
-    (lambda: without(VOC / "ImageSets/Segmentation/val.txt"), ("val.txt cannot be read", "unpack its archive again")),
+    (lambda: without(VOC / "ImageSets/Segmentation/val.txt"), ("val.txt does not exist", "unpack its archive again")),
     (lambda: (SBD / "dataset/train.txt").write_text("\n"), ("dataset/train.txt is empty", "an image id a line")),
     (lambda: without(VOC / f"JPEGImages/{NEW}.jpg"), ("1 of 6 are not in", f"the first is {NEW}.jpg", "VOC's archive")),
     (
@@ -207,6 +207,12 @@ def test_bad_archives_of_pascal5i(archives: None, spoil: Callable[[], object], w
 
 def test_bad_ready_masks() -> None:
     root = make_voc(Path("voc"), 1)
+    ready = root / "ImageSets/Segmentation/trainaug.txt"
+    ready.write_text("JPEGImages/a.jpg SegmentationClassAug/b.png\n")
+    refused(
+        run(*PASCAL, "--voc", root), "trainaug.txt pairs files of different names in 'JPEGImages/a.jpg Segmentation"
+    )
+    ready.unlink()
     (root / "SegmentationClassAug/val_003.png").unlink()
     refused(run(*PASCAL, "--voc", root), "masks of the lists: 1 of 40 are not in", "val_003.png", "give --sbd")
     shutil.rmtree(root / "SegmentationClassAug")
