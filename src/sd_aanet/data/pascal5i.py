@@ -7,6 +7,7 @@ from pathlib import Path
 from sd_aanet.data.folds import arranged
 from sd_aanet.data.labelled import LabelMapSource
 from sd_aanet.data.listing import read_lines
+from sd_aanet.data.refusal import refuse
 from sd_aanet.data.source import Split
 from sd_aanet.errors import DataError
 
@@ -105,14 +106,17 @@ def read_ids(path: Path, fix: str) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"image list {path} does not exist, expected an image id a line: {fix}")
     ids: set[str] = set()
-    for line in read_lines(path):
+    lines = read_lines(path)
+    for line in lines:
         stems = {Path(word).stem for word in line.split()}
         if len(stems) > 1:
-            raise DataError(
+            line = (
                 f"image list {path} pairs files of different names in {line!r}, expected an id or "
                 "'JPEGImages/x.jpg SegmentationClassAug/x.png': correct the line"
             )
-        ids |= stems
-    if not ids:
-        raise DataError(f"image list {path} is empty, expected an image id a line: fill it, or {fix}")
+            refuse(DataError(line))
+        else:
+            ids |= stems
+    if not lines:
+        refuse(DataError(f"image list {path} is empty, expected an image id a line: fill it, or {fix}"))
     return tuple(sorted(ids))
