@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_coco import make_coco
+from fake_coco import make_coco, write_masks
 from fake_sbd import SBD_TRAIN, UNLISTED, VOC_TRAIN, VOC_VAL, label_of, make_sbd, make_voc2012, write_mat
 from fake_server import Server, serving
 from fake_voc import make_voc
@@ -257,6 +258,47 @@ def test_coco20i_with_masks_as_png(coco: None) -> None:
     assert ran(*call).out == done.out
     after = state(Path("out/masks"))
     assert {path for path in before if before[path] != after[path]} == {"out/masks/val/COCO_val2014_000000000007.png"}
+
+
+def test_masks_are_used_when_all_are_drawn(coco: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(label: object, path: Path) -> None:
+        if path.stem.endswith("007"):
+            raise KeyboardInterrupt
+        making.write_mask(label, path)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sd_aanet.data.prepare.coco20i.write_mask", stopped)
+        assert run(*COCO, "--coco", "coco", "--png").code == 130
+    assert (Coco20i("out", "train").label(8) == 9).any(), "not from masks, which are not there"
+    drawn = {Path(path).name: time for path, time in state(Path("out/masks")).items() if path.endswith(".png")}
+    assert len(drawn) > 5
+    ran(*COCO, "--coco", "coco", "--png")
+    assert sorted(path.name for path in Path("out/masks").iterdir()) == ["train", "val"]
+    whole = {Path(path).name: time for path, time in state(Path("out/masks/train")).items()}
+    assert len([*Path("out/masks/train").glob("*.png")]) == 81
+    assert drawn.items() <= whole.items(), "what was drawn is kept"
+
+
+@pytest.mark.parametrize("again", [("--png",), ()])
+def test_masks_of_other_annotations_go(coco: None, again: tuple[str, ...]) -> None:
+    ran(*COCO, "--coco", "coco", "--png")
+    path = Path("coco/annotations/instances_val2014.json")
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 1003]
+    path.write_text(json.dumps(content))
+    before = state(Path("out/masks/train"))
+    ran(*COCO, "--coco", "coco", *again)
+    assert not (Coco20i("out", "val").label(3)).any()
+    assert Path("out/masks/val").is_dir() == bool(again)
+    assert state(Path("out/masks/train")) == before, "the others are still good"
+
+
+def test_a_users_own_masks_stay(coco: None) -> None:
+    shutil.copytree(write_masks(Path("coco")) / "masks", "out/masks")
+    before = state(Path("out/masks"))
+    for more in ((), ("--png",)):
+        ran(*COCO, "--coco", "coco", *more)
+        assert state(Path("out/masks")) == before
 
 
 def test_many_masks_are_written_side_by_side() -> None:

@@ -33,6 +33,7 @@ class CocoAnnotations:
 
     Attributes:
         path: of the JSON file, links resolved.
+        state: another one where the file's size or time, or the way that labels are made, changes.
         categories: id and name of each, by id; ids need be neither dense nor positive.
         used: places in `categories` of those with an outlined object; exporters list others, such as a parent of all.
         images: file names as the JSON has them, sorted.
@@ -67,6 +68,7 @@ class CocoAnnotations:
     def __init__(self, path: Path, store: Path) -> None:
         index = json.loads((store / "index.json").read_bytes())
         self.path = path
+        self.state = store.name.rpartition("-")[2]
         self.categories: tuple[tuple[int, str], ...] = tuple((number, name) for number, name in index["categories"])
         self.used = frozenset(index["used"])
         self.images = tuple(index["images"])
