@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sd_aanet.evaluation.report.collect import Job, Scores, Settings
+from sd_aanet.evaluation.statistics import half_interval
 
 FOLDS = {"pascal5i": 4, "coco20i": 4, "fss1000": 1, "shapes": 4}
 OF_A_JOB = ("dataset", "fold", "folds", "shot", "test_shot", "seed", "test_seed", "episodes_file", "classes")
@@ -120,13 +121,6 @@ def mean_over_folds(folds: Sequence[Trainings], figure: str) -> Cell:
     single = [next(iter(fold.values())).seeds for fold in folds]
     means = [_mean([seeds[seed][figure] for seeds in single]) for seed in _shared(single)]
     return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval of a mean, by Student's t; of at least two values."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
