@@ -11,7 +11,7 @@ from typing import Any
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.source import ImageSource
 from sd_aanet.errors import DataError
-from sd_aanet.files import written_whole
+from sd_aanet.files import written_out
 
 FORMAT = "sd_aanet episodes 1"
 KEYS = ("class", "query", "supports")
@@ -52,11 +52,14 @@ def write_list(path: Path, source: ImageSource, specs: Iterable[EpisodeSpec], ab
 
     Returns:
         The list's digest.
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
     specs = list(specs)
     lines = ",\n  ".join(json.dumps(_entry(source, spec)) for spec in specs)
     head = json.dumps({"format": FORMAT, **about, "digest": digest(source, specs)}, indent=1)[:-2]
-    with written_whole(path) as temporary:
+    with written_out(path) as temporary:
         temporary.write_text(f'{head},\n "episodes": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
     return digest(source, specs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ def half_interval(values: Sequence[float]) -> float:
     from scipy.special import stdtrit  # scipy.stats, which has it too, takes half a second to import
 
     quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
-    return quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def mean_iou(counts: NDArray[np.int64], class_id: NDArray[np.int64]) -> float:

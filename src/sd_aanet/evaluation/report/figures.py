@@ -73,9 +73,9 @@ def _class_bars(dataset: str, comparison: Comparison) -> Plot:
 def _class_iou(row: Row) -> dict[tuple[int, str], float]:
     """{(fold, class): IoU in per cent}, the mean over trainings."""
     values: dict[tuple[int, str], list[float]] = {}
-    for fold, jobs in row.jobs.items():
-        for job in jobs.values():
-            for name, iou in job.headline.classes.items():
+    for fold in row.jobs:
+        for scores in row.scores(fold).values():
+            for name, iou in scores.classes.items():
                 values.setdefault((fold, name), []).append(100 * iou)
     return {key: float(np.mean(each)) for key, each in values.items()}
 

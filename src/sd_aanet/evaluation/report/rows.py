@@ -52,7 +52,6 @@ class Row:
         shot: K of the evaluation.
         train_shot: K of the training; None where no training is known.
         resolution: at which it was scored.
-        headline: whether that is the first resolution of its jobs.
         protocol: switches in common to its jobs.
         settings: of network and training, those that no other attribute holds.
         folds: how many the data set has.
@@ -65,7 +64,6 @@ class Row:
     shot: int
     train_shot: int | None
     resolution: str
-    headline: bool
     protocol: Settings
     settings: Settings
     folds: int
@@ -74,7 +72,10 @@ class Row:
     def scores(self, fold: int) -> Trainings:
         """What a fold's jobs scored."""
         jobs = self.jobs.get(fold, {})
-        return {seed: job.headline if self.headline else job.also[self.resolution] for seed, job in jobs.items()}
+        return {
+            seed: job.headline if job.resolution == self.resolution else job.also[self.resolution]
+            for seed, job in jobs.items()
+        }
 
     def cell(self, fold: int) -> Cell | None:
         """MIoU of a fold; None where it was not run."""
@@ -83,6 +84,11 @@ class Row:
     def mean(self, figure: str) -> Cell:
         """Mean over the folds that were run: of "miou" or "fb_iou"."""
         return mean_over_folds([self.scores(fold) for fold in self.jobs], figure)
+
+    @property
+    def headline(self) -> bool:
+        """Whether its resolution is the first one of all its jobs."""
+        return all(job.resolution == self.resolution for job in self.all_jobs())
 
     @property
     def partial(self) -> bool:
@@ -130,12 +136,10 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
         The rows, and what is to be known of single jobs: of one that is left out because a later one is of the same
         training, fold, shot and protocol, and of one that was trained on the classes it is tested on.
     """
-    groups: dict[str, list[tuple[Job, str, bool]]] = {}
+    groups: dict[str, list[tuple[Job, str]]] = {}
     for job in jobs:
-        headline = str(job.protocol["resolution"])
-        for resolution in (headline, *job.also):
-            entry = (job, resolution, resolution == headline)
-            groups.setdefault(_key(job, resolution), []).append(entry)
+        for resolution in (job.resolution, *job.also):
+            groups.setdefault(_key(job, resolution), []).append((job, resolution))
     folds = {job.dataset: _folds(job.dataset, jobs) for job in jobs}
     rows, notes = [], [_seen(job) for job in jobs if _has_seen(job)]
     for group in groups.values():
@@ -150,12 +154,13 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
 
 def _key(job: Job, resolution: str) -> str:
     training = {name: value for name, value in job.training.items() if name not in ("seed", "fold")}
-    parts = [job.dataset, job.shot, job.network, training, job.recipe, _switches(job), resolution]
+    parts = [job.dataset, job.shot, job.network, training, job.recipe, switches(job), resolution]
     return json.dumps([*parts, _untrained(job)], sort_keys=True, default=str)
 
 
-def _switches(job: Job) -> Settings:
-    return {name: value for name, value in job.protocol.items() if name not in OF_A_JOB}
+def switches(job: Job) -> Settings:
+    """Those of the protocol that say nothing of the job itself; not the resolution, of which a job may have several."""
+    return {name: value for name, value in job.protocol.items() if name not in (*OF_A_JOB, "resolution")}
 
 
 def _has_seen(job: Job) -> bool:
@@ -174,8 +179,8 @@ def _untrained(job: Job) -> bool:
     return not job.training and job.result.get("checkpoint") is None
 
 
-def _row(group: Sequence[tuple[Job, str, bool]], folds: Mapping[str, int]) -> tuple[Row, list[str]]:
-    first, resolution, headline = group[0]
+def _row(group: Sequence[tuple[Job, str]], folds: Mapping[str, int]) -> tuple[Row, list[str]]:
+    first, resolution = group[0]
     cells: dict[int, dict[int | None, Job]] = {}
     twice = []
     for job, *_ in group:
@@ -187,7 +192,7 @@ def _row(group: Sequence[tuple[Job, str, bool]], folds: Mapping[str, int]) -> tu
         trainings[seed] = job
     of_jobs = [job.protocol for job, *_ in group]
     collected = {name: _collected([p[name] for p in of_jobs if name in p]) for name in COLLECTED if name in of_jobs[0]}
-    protocol = _switches(first) | {"resolution": resolution} | collected
+    protocol = switches(first) | {"resolution": resolution} | collected
     unnamed = {name: value for name, value in first.network.items() if name not in NAMED}
     training = {name: value for name, value in first.training.items() if name not in (*OF_A_JOB, *protocol)}
     row = Row(
@@ -197,7 +202,6 @@ def _row(group: Sequence[tuple[Job, str, bool]], folds: Mapping[str, int]) -> tu
         shot=first.shot,
         train_shot=first.training.get("shot"),
         resolution=resolution,
-        headline=headline,
         protocol=protocol,
         settings=unnamed | training | first.recipe,
         folds=folds[first.dataset],
