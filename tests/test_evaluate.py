@@ -198,6 +198,11 @@ def test_views_are_switches_that_stand_beside_the_figures(checkpoint: str) -> No
     refused(
         run("evaluate", *EVALUATION, checkpoint, "scales=[0]", "out=bad"), "scales=[0]", "a list of numbers above 0"
     )
+    for scales in ("[0.01]", "[0.8,50]"):
+        refused(
+            run("evaluate", *EVALUATION, checkpoint, f"scales={scales}", "out=bad"),
+            f"scales={scales}, expected numbers from 0.25 to 4",
+        )
 
 
 # Lists of episodes, and comparisons
