@@ -104,6 +104,39 @@ def test_a_job_of_both_resolutions_joins_those_of_one() -> None:
     assert squashed["fold-2"] != original["fold-2"] == "–"
 
 
+def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None:
+    for fold, arrangement in enumerate(("interleaved", "contiguous")):
+        source = {"arrangement": arrangement, "folds": 4}
+        make_job(Path(f"sweep/{fold}"), fold=fold, dataset="coco20i", protocol={"source": source, "folds": 4})
+    done, lines = reported()
+    assert len(measured(lines)) == 2
+    for arrangement in ("interleaved", "contiguous"):
+        assert f'source {{"arrangement": "{arrangement}", "folds": 4}}' in done.out
+
+
+@pytest.mark.parametrize(("select_on", "marked"), [("base", ["aeroplane", "car"]), ("none", ["car"])])
+def test_tests_on_seen_classes_are_marked(select_on: str, marked: list[str]) -> None:
+    for fold in range(3):
+        result = make_job(Path(f"sweep/{fold}"), fold=fold)
+        assert len(result["protocol"]["classes"]["test"]) == 5
+        result["training"] |= {"select_on": select_on, "classes": {"train": ["car"], "val": ["aeroplane"]}}
+        Path(f"sweep/{fold}/result.json").write_text(json.dumps(result))
+    done, lines = reported()
+    labels = [line["model"] for line in measured(lines)]
+    assert len(labels) == 2
+    assert sum("CAUTION: has seen tested classes" in label for label in labels) == 1
+    for name in ("aeroplane", "car"):
+        said = f"has seen 1 of 5 tested classes ({name}) in training: that is no few-shot segmentation"
+        assert (said in done.out) == (name in marked)
+
+
+def test_of_older_trainings_the_fold_tells() -> None:
+    result = make_job(Path("sweep/0"), fold=0)
+    Path("sweep/0/result.json").write_text(json.dumps(result | {"training": result["training"] | {"fold": 3}}))
+    done, _ = reported()
+    assert "CAUTION: 0 has seen tested classes (it was trained for fold 3) in training" in done.out
+
+
 def test_the_fields_figures_stand_beside_with_a_caution_and_without_folds() -> None:
     make_sweep(Path("sweep"))
     done, lines = reported()

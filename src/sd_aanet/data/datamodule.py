@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,8 @@ SWITCHES = (
     *("short_classes", "episodes_file"),
 )
 """The settings that a result depends on."""
+DIVIDING = ("arrangement", "folds", "seed", "lists", "val_share")
+"""The settings of data sets that say which classes make a fold, and which pictures a split."""
 CHOICES = {
     "novel_in_train": ("background", "drop"),
     "select_on": ("base", "novel", "none"),
@@ -220,9 +223,11 @@ class EpisodeDataModule(pl.LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """The protocol's switches and the classes by name, as primitives for a result file."""
         source = next(iter(self._sources.values()), None) or self.source("val")
-        classes = self.classes(source.split)
+        classes, takes = self.classes(source.split), inspect.signature(type(source)).parameters
         return {
             "dataset": source.name,
+            "folds": source.folds,
+            "source": {name: self.source_config.get(name, takes[name].default) for name in DIVIDING if name in takes},
             **{name: getattr(self, name) for name in SWITCHES},
             "classes": {
                 stage: [source.classes[c - 1] for c in ids] for stage, ids in dataclasses.asdict(classes).items()

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.plots import Series, read_metrics
+from sd_aanet.evaluation.seen import seen_classes
 
 Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -104,8 +105,13 @@ class Job:
 
     @property
     def training(self) -> Settings:
-        """Seed, shot and steps of the training; empty where there was none, or none is known."""
+        """Settings and classes of the training; empty where there was none, or none is known."""
         return dict(self.result.get("training") or {})
+
+    @property
+    def seen(self) -> str:
+        """The tested classes that its training has seen, see `seen_classes`."""
+        return seen_classes(self.training, self.protocol)
 
     @property
     def dataset(self) -> str:
@@ -184,6 +190,7 @@ def read_job(path: Path, root: Path) -> Job:
             job.network["method"],
             job.network["backbone"],
             job.lists,
+            job.seen,
         ]
         known += (int(job.training["seed"]), int(job.training["shot"])) if job.training else ()
         if job.fold < 0:

@@ -140,10 +140,9 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
     for job in jobs:
         for resolution in (job.resolution, *job.also):
             groups.setdefault(_key(job, resolution), []).append((job, resolution))
-    folds = {job.dataset: _folds(job.dataset, jobs) for job in jobs}
-    rows, notes = [], [_seen(job) for job in jobs if _has_seen(job)]
+    rows, notes = [], [_caution(job) for job in jobs if job.seen]
     for group in groups.values():
-        row, twice = _row(group, folds)
+        row, twice = _row(group)
         rows.append(row)
         notes += [line for line in twice if line not in notes]
     order = sorted(
@@ -153,9 +152,9 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
 
 
 def _key(job: Job, resolution: str) -> str:
-    training = {name: value for name, value in job.training.items() if name not in ("seed", "fold")}
+    training = {name: value for name, value in job.training.items() if name not in ("seed", "fold", "classes")}
     parts = [job.dataset, job.shot, job.network, training, job.recipe, switches(job), resolution]
-    return json.dumps([*parts, _untrained(job)], sort_keys=True, default=str)
+    return json.dumps([*parts, _untrained(job), bool(job.seen)], sort_keys=True, default=str)
 
 
 def switches(job: Job) -> Settings:
@@ -163,23 +162,15 @@ def switches(job: Job) -> Settings:
     return {name: value for name, value in job.protocol.items() if name not in (*OF_A_JOB, "resolution")}
 
 
-def _has_seen(job: Job) -> bool:
-    training = job.training
-    return training.get("dataset") == job.dataset and training.get("fold", job.fold) != job.fold
-
-
-def _seen(job: Job) -> str:
-    return (
-        f"CAUTION: {job.name} was trained for fold {job.training['fold']} and is tested on fold {job.fold}, of which "
-        "it has seen classes: that is no few-shot segmentation."
-    )
+def _caution(job: Job) -> str:
+    return f"CAUTION: {job.name} has seen {job.seen} in training: that is no few-shot segmentation."
 
 
 def _untrained(job: Job) -> bool:
     return not job.training and job.result.get("checkpoint") is None
 
 
-def _row(group: Sequence[tuple[Job, str]], folds: Mapping[str, int]) -> tuple[Row, list[str]]:
+def _row(group: Sequence[tuple[Job, str]]) -> tuple[Row, list[str]]:
     first, resolution = group[0]
     cells: dict[int, dict[int | None, Job]] = {}
     twice = []
@@ -204,7 +195,7 @@ def _row(group: Sequence[tuple[Job, str]], folds: Mapping[str, int]) -> tuple[Ro
         resolution=resolution,
         protocol=protocol,
         settings=unnamed | training | first.recipe,
-        folds=folds[first.dataset],
+        folds=_folds([job for job, _ in group]),
         jobs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
     return row, twice
@@ -218,7 +209,8 @@ def _collected(values: Sequence[Any]) -> Any:
 
 def _model(job: Job) -> str:
     elsewhere = job.training.get("dataset", job.dataset)
-    return _network(job) + (f", trained on {elsewhere}" if elsewhere != job.dataset else "")
+    trained = f", trained on {elsewhere}" if elsewhere != job.dataset else ""
+    return f"{_network(job)}{trained}{', CAUTION: has seen tested classes' if job.seen else ''}"
 
 
 def _network(job: Job) -> str:
@@ -247,15 +239,14 @@ def _backbone(name: str) -> str:
     return name
 
 
-def _folds(dataset: str, jobs: Sequence[Job]) -> int:
-    """How many folds a data set has: as its results say, as is known, or as its classes suggest."""
-    ours = [job for job in jobs if job.dataset == dataset]
-    said = [job.protocol.get("folds") or FOLDS.get(dataset) or _folds_by_classes(job.protocol) for job in ours]
-    return max(*said, *(job.fold + 1 for job in ours))
+def _folds(jobs: Sequence[Job]) -> int:
+    """How many folds the data set of a row has: as its results say, as is known, or as its classes suggest."""
+    said = [job.protocol.get("folds") or FOLDS.get(job.dataset) or _folds_by_classes(job.protocol) for job in jobs]
+    return max(*said, *(job.fold + 1 for job in jobs))
 
 
 def _folds_by_classes(protocol: Settings) -> int:
-    classes = {stage: len(names) for stage, names in protocol.get("classes", {}).items()}
+    classes = {stage: len(names or ()) for stage, names in protocol.get("classes", {}).items()}
     return math.ceil(sum(classes.values()) / classes["test"]) if classes.get("test") else 1
 
 
