@@ -1,5 +1,6 @@
 """`sd-aanet evaluate`: its figures, what repeats, and what may differ from training."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,72 @@ def test_two_results_are_compared_over_the_same_episodes() -> None:
     refused(run("compare", "a/0", "old"), "'old/result.json'", "evaluate again")
     evaluated(*network, "model=prototype", "fold=0", out="a/again")
     refused(run("compare", "a", "b"), "holds two results of shapes fold 0 1-shot seed -")
+
+
+# Lists of episodes that are not of the fold
+
+
+def a_list(*settings: str) -> dict[str, Any]:
+    """list.json by `sd-aanet episodes`, of the small data set."""
+    data = [setting for setting in EVALUATION if setting.startswith(("dataset", "episodes"))]
+    ran("episodes", *data, *settings, "--out", "list.json")
+    content: dict[str, Any] = json.loads(Path("list.json").read_text())
+    return content
+
+
+def listed(checkpoint: str, content: dict[str, Any], *settings: str) -> tuple[Done, dict[str, Any]]:
+    Path("list.json").write_text(json.dumps(content))
+    done = ran("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed", *settings)
+    return done, json.loads(Path("listed/result.json").read_text())
+
+
+def test_a_list_carries_its_own_switches(checkpoint: str) -> None:
+    content = a_list("fold=1", "shot=2", "order=pairs", "min_object_pixels=50", "seed=7")
+    done, result = listed(checkpoint, content, "fold=1")
+    names = ("fold", "order", "min_object_pixels", "short_classes", "seed", "test_shot", "shot")
+    assert [result["protocol"][name] for name in names] == [1, "pairs", 50, "refuse", 7, 2, 1]
+    assert sorted(result["protocol"]["classes"]["test"]) == sorted(result["classes"])
+    assert "CAUTION: this checkpoint has seen" in done.out
+    for other in ("order", "min_object_pixels", "short_classes", "seed", "fold", "dataset"):
+        del content[other]
+    done, result = listed(checkpoint, content, "fold=1")
+    assert [result["protocol"][name] for name in names] == [1, None, None, None, None, 2, 1]
+    assert "CAUTION: this checkpoint has seen" in done.out
+
+
+def test_a_list_of_base_classes_is_of_no_fold(checkpoint: str) -> None:
+    content = a_list("fold=1", "min_object_pixels=100")
+    del content["fold"]
+    done, result = listed(checkpoint, content, "fold=0")
+    assert result["protocol"]["fold"] is None
+    assert sorted(result["protocol"]["classes"]["test"]) == sorted(result["classes"])
+    assert "CAUTION: this checkpoint has seen 5 of 5 tested classes" in done.out
+    evaluated(checkpoint, out="drawn")
+    ran("report", ".")
+    with Path("report/table.csv").open(newline="") as file:
+        lines = {"CAUTION" in line["model"]: line for line in csv.DictReader(file)}
+    assert [lines[True][f"fold-{fold}"] for fold in range(4)] == [""] * 4, "of no fold, and none of them missing"
+    assert lines[True]["mean"] == f"{100 * result['miou']:.1f}"
+    assert lines[False]["fold-0"] != lines[False]["fold-1"] == "–"
+    assert "shapes no fold 1-shot seed 0" in ran("compare", "listed", "listed").out
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"fold": 1}, "episodes_file=list.json is a list of fold 1, not of fold=0: set fold=1"),
+        ({"dataset": "folder"}, "episodes_file=list.json is a list of the data set folder, not of shapes"),
+        ({"fold": "0"}, "episodes_file=list.json says fold='0', expected a whole number"),
+        ({"dataset": 3}, "episodes_file=list.json says dataset=3, expected a name"),
+    ],
+)
+def test_a_list_that_is_of_another_data_set_or_fold(checkpoint: str, said: dict[str, Any], words: str) -> None:
+    Path("list.json").write_text(json.dumps(a_list("min_object_pixels=100") | said))
+    refused(run("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed"), words)
+
+
+def test_a_list_whose_fold_has_other_classes_here(checkpoint: str) -> None:
+    content = a_list("fold=1", "min_object_pixels=100")
+    Path("list.json").write_text(json.dumps(content | {"fold": 0}))
+    words = ("is a list of fold 0 and has episodes of 'zigzag arrow'", "dataset.source")
+    refused(run("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed"), *words)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sd_aanet.arguments import Parser
 from sd_aanet.errors import DataError
-from sd_aanet.evaluation.report.collect import AGAIN, Job, read_episodes, read_job
+from sd_aanet.evaluation.report.collect import AGAIN, Job, fold_name, read_episodes, read_job
 from sd_aanet.evaluation.report.rows import switches
 from sd_aanet.evaluation.statistics import interval, mean_iou, paired_differences
 from sd_aanet.files import written_out
@@ -151,7 +151,7 @@ def _results(place: Path) -> dict[Key, Job]:
 
 
 def _key(job: Job) -> Key:
-    return job.dataset, f"fold {job.fold}", f"{job.shot}-shot", f"seed {job.training.get('seed', '-')}"
+    return job.dataset, fold_name(job.fold), f"{job.shot}-shot", f"seed {job.training.get('seed', '-')}"
 
 
 def _name(key: Key) -> str:

@@ -121,7 +121,7 @@ def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol
         "classes": {**{stage: seen.get(stage) for stage in ("train", "val")}, "test": described["classes"]["test"]},
         "size": data.preprocess.size,
         "episodes": described["test_episodes"],
-        "seed": protocol.seed,
+        "seed": protocol.seed if data.episodes_file is None else described["test_seed"],
         "seeds": protocol.seeds,
         "resolution": protocol.resolution,
         "scales": list(protocol.views.scales),

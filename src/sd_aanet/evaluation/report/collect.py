@@ -32,6 +32,11 @@ RECIPE = (
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
+def fold_name(fold: int) -> str:
+    """What a fold is called, see `Job.fold`."""
+    return "no fold" if fold < 0 else f"fold {fold}"
+
+
 @dataclass(frozen=True)
 class Scores:
     """Figures of one job at one resolution, in [0, 1].
@@ -120,8 +125,9 @@ class Job:
 
     @property
     def fold(self) -> int:
-        """Whose classes are novel."""
-        return int(self.protocol["fold"])
+        """Whose classes are novel; -1 for a list of episodes that is of no fold."""
+        fold = self.protocol["fold"]
+        return -1 if fold is None else int(fold)
 
     @property
     def resolution(self) -> str:
@@ -193,7 +199,7 @@ def read_job(path: Path, root: Path) -> Job:
             job.seen,
         ]
         known += (int(job.training["seed"]), int(job.training["shot"])) if job.training else ()
-        if job.fold < 0:
+        if job.fold < 0 and job.protocol["fold"] is not None:
             raise ValueError(f"fold {job.fold}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -55,7 +55,7 @@ class Row:
         protocol: switches in common to its jobs.
         settings: of network and training, those that no other attribute holds.
         folds: how many the data set has.
-        jobs: fold -> seed of the training -> job.
+        jobs: fold (see `Job.fold`) -> seed of the training -> job.
     """
 
     dataset: str
@@ -92,8 +92,8 @@ class Row:
 
     @property
     def partial(self) -> bool:
-        """Whether folds are missing."""
-        return len(self.jobs) < self.folds
+        """Whether folds are missing; none is where the episodes are of no fold."""
+        return len(self.jobs) < self.folds and min(self.jobs) >= 0
 
     @property
     def trainings(self) -> list[int]:
@@ -154,7 +154,7 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
 def _key(job: Job, resolution: str) -> str:
     training = {name: value for name, value in job.training.items() if name not in ("seed", "fold", "classes")}
     parts = [job.dataset, job.shot, job.network, training, job.recipe, switches(job), resolution]
-    return json.dumps([*parts, _untrained(job), bool(job.seen)], sort_keys=True, default=str)
+    return json.dumps([*parts, _untrained(job), bool(job.seen), job.fold < 0], sort_keys=True, default=str)
 
 
 def switches(job: Job) -> Settings:
