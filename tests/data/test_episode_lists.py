@@ -15,7 +15,7 @@ from sd_aanet.data.folder import Folder
 from sd_aanet.data.pascal5i import Pascal5i
 from sd_aanet.data.shapes import Shapes
 from sd_aanet.data.source import ImageSource
-from sd_aanet.errors import DataError
+from sd_aanet.errors import ConfigError, DataError
 
 
 def drawn(source: ImageSource, shot: int = 2, count: int = 8, least: int = 500) -> list[Any]:
@@ -101,6 +101,13 @@ def test_lists_that_cannot_be_used(name: str, voc: Voc, tmp_path: Path) -> None:
 def test_a_list_that_is_not_there(voc: Voc, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist: write one with sd-aanet episodes"):
         read_list(tmp_path / "list.json", Pascal5i(voc(4), "val"))
+
+
+def test_a_list_that_cannot_be_written(voc: Voc, tmp_path: Path) -> None:
+    source = Pascal5i(voc(4), "val")
+    for out in (Path("/proc/x/y.json"), tmp_path):
+        with pytest.raises(ConfigError, match=rf"^out='{out}' cannot be written \([^\n]*\): choose another file$"):
+            write_list(out, source, drawn(source), {})
 
 
 def test_lists_are_the_same_on_every_machine(voc: Voc) -> None:
