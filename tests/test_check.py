@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from commands import Done, nothing_left, ran, refused, run
-from data.fake_coco import make_coco
+from data.fake_coco import annotation, coco_pairs, make_coco, write_masks
 from data.fake_folder import OBJECT, folder_pairs, make_folder, make_json
 from data.fake_fss import fss_pairs, make_fss
 from data.fake_voc import make_voc, voc_pairs
@@ -163,6 +163,7 @@ DEFECTS = {
     "truncated picture": ("unreadable", "image {picture} cannot be read (image file is truncated"),
     "truncated mask": ("unreadable", "mask {mask} cannot be read ("),
     "size": ("size", "mask {mask} is 60x50 but its image {picture} is {size}, expected the same width and"),
+    "resized": ("size", "mask {mask} is {size} but its image {picture} is 60x50, expected the same width and height:"),
     "unknown class": (
         "values",
         "mask {mask} holds the index 77, expected 0 to {classes} or 255 (ignore): save it with",
@@ -189,11 +190,17 @@ def all_but(*words: str) -> list[str]:
     return [way for way in DEFECTS if not any(word in way for word in words)]
 
 
+OF_PICTURES = ["no picture", "truncated picture", "resized"]
+"""What can be wrong with a picture alone."""
 SPOILT = {
     "pascal5i": Fake(lambda root: make_voc(root, images=2), voc_pairs, "96x72", list(DEFECTS), 20),
-    "fss1000": Fake(make_fss, fss_pairs, "60x60", [*all_but("missing", *list(DEFECTS)[7:]), "missing mask"]),
+    "fss1000": Fake(make_fss, fss_pairs, "60x60", [*all_but("missing", *list(DEFECTS)[8:]), "missing mask"]),
+    "coco20i": Fake(make_coco, coco_pairs, "96x72", [*OF_PICTURES, "missing picture"]),
+    "coco20i, masks": Fake(
+        lambda root: write_masks(make_coco(root)), coco_pairs, "96x72", all_but("unknown class"), 80
+    ),
     "folder": Fake(make_folder, folder_pairs, "80x60", all_but("missing"), 4),
-    "folder, JSON": Fake(make_json, folder_pairs, "80x60", ["no picture", "truncated picture"]),
+    "folder, JSON": Fake(make_json, folder_pairs, "80x60", OF_PICTURES),
 }
 """What is missing in a folder of one's own belongs to no image: see below."""
 
@@ -290,6 +297,85 @@ def test_an_annotated_picture_that_is_missing_is_an_error() -> None:
     Path("own/images/train_000.jpg").unlink()
     out = failed(*FOLDER).out
     assert "\nerror: files that are missing (1)\n  picture train_000.jpg of " in out
+
+
+def test_every_wrong_entry_of_a_list_is_an_error() -> None:
+    """Ordinary use ends at the first of them."""
+    root = make_folder(Path("own"), images=6)
+    pairs = folder_pairs(root)
+    for picture, mask in pairs[:2]:
+        picture.unlink()
+        mask.unlink()
+    cut(pairs[2][0])
+    for suffix in (".jpg", ".webp"):
+        shutil.copy(pairs[3][0], root / f"images/twice{suffix}")
+    done = failed(*FOLDER)
+    assert (
+        "\nerror: files that are missing (2)\n  image list own/train.txt names 'train_000', which is no pic" in done.out
+    )
+    assert "\nerror: wrong entries of lists or annotations (1)\n  own/images/twice.jpg and own/images/twice" in done.out
+    assert set(found()["defects"]) == {"missing", "unreadable", "entry", "stray"}
+    assert found()["errors"] == 4
+    assert "images 22 24" in rows(done)
+    refused(run("train", *FOLDER[:2], "strategy=cpu"), "twice.jpg and own/images/twice.webp have one name")
+
+
+def test_wrong_lines_of_the_benchmarks_lists_are_errors() -> None:
+    lists = make_voc(Path("voc"), images=2) / "ImageSets/Segmentation"
+    with (lists / "train.txt").open("a") as file:
+        file.write("a.jpg b.png\nc.jpg d.png\n")
+    (lists / "val.txt").write_text("")
+    done = failed("dataset=pascal5i", "dataset.root=voc", "shot=1", "min_object_pixels=1000", "out=found")
+    lines = sorted(found()["defects"]["entry"])
+    assert [line.partition(",")[0] for line in lines] == [
+        "image list voc/ImageSets/Segmentation/train.txt pairs files of different names in 'a.jpg b.png'",
+        "image list voc/ImageSets/Segmentation/train.txt pairs files of different names in 'c.jpg d.png'",
+        "image list voc/ImageSets/Segmentation/val.txt is empty",
+    ]
+    assert "images 40 0" in rows(done)
+    root = make_fss(Path("fss"))
+    with (root / "val.txt").open("a") as file:
+        file.write("nothing\ntest_a\n")
+    (root / "train.txt").write_text("")
+    failed("dataset=fss1000", "dataset.root=fss", "shot=1", "out=found")
+    lines = sorted(found()["defects"]["entry"])
+    assert [line.partition(",")[0] for line in lines] == [
+        "class 'test_a' is in the lists of val and of test in fss",
+        "list fss/train.txt is empty",
+        "list fss/val.txt names 'nothing'",
+    ]
+
+
+@pytest.mark.parametrize("dataset", ["folder", "coco20i"])
+def test_every_wrong_entry_of_annotations_is_an_error(dataset: str) -> None:
+    """Once, though both splits of a folder have the same file; and again, when it comes from the cache."""
+    root = make_json(Path("own")) if dataset == "folder" else make_coco(Path("own"))
+    path = next(root.rglob("*.json"))
+    content = json.loads(path.read_text())
+    entry = content["annotations"][0]
+    number, first = len(content["annotations"]), content["images"][0]
+    content["annotations"] += [entry | {"category_id": 1000}, annotation(first["id"], entry["category_id"], "polygon")]
+    content["images"].append(first | {"id": 5000, "height": 0})
+    content["annotations"].append(entry | {"image_id": 5000})
+    path.write_text(json.dumps(content))
+    for _ in range(2):
+        done = failed(f"dataset={dataset}", *FOLDER[1:])
+        assert "\nerror: wrong entries of lists or annotations (3)\n" in done.out
+        (kind,) = found()["defects"]
+        starts = (f"images[{len(content['images']) - 1}].height", *(f"annotations[{number + n}]" for n in range(2)))
+        for line, start in zip(found()["defects"][kind], starts, strict=True):
+            assert line.startswith(f"annotations {path.absolute()}: {start}")
+        assert found()["splits"]["train"]["images"] == len(content["images"]) - 1 if dataset == "coco20i" else 12
+    refused(run("train", f"dataset={dataset}", FOLDER[1], "strategy=cpu"), "height is 0, expected a whole number")
+
+
+def test_annotations_of_which_nothing_is_left_are_refused_by_the_first_cause() -> None:
+    path = make_json(Path("own")) / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry | {"category_id": 99} for entry in content["annotations"]]
+    path.write_text(json.dumps(content))
+    with nothing_left():
+        refused(run("check", *FOLDER), "annotations[0].category_id is 99, expected the id of one of the 4")
 
 
 def test_objects_without_an_outline_are_a_warning() -> None:

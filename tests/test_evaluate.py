@@ -1,14 +1,18 @@
 """`sd-aanet evaluate`: its figures, what repeats, and what may differ from training."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
+from data.fake_folder import make_folder
+from sd_aanet.evaluation.evaluate import TRAINING_SWITCHES
 
 PROTOTYPE = ("checkpoint=null", "model=prototype")
 FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou", "classes", "seeds", "episodes", "protocol", "network")
@@ -39,7 +43,7 @@ def test_the_figures_are_those_of_the_training_and_follow_from_the_rows(
 ) -> None:
     result = evaluated(checkpoint)
     at_its_end = json.loads((trained[0] / "result.json").read_text())
-    for name in ("miou", "fb_iou", "classes", "seeds", "training"):
+    for name in ("miou", "fb_iou", "classes", "seeds", "training", "protocol"):
         assert result[name] == at_its_end[name]
     assert episode_rows(Path("out")) == episode_rows(trained[0])
     rows = np.array(episode_rows(Path("out")))[:, 1:]
@@ -74,9 +78,58 @@ def test_other_shots_other_sizes_other_folds(checkpoint: str) -> None:
 
 
 def test_classes_that_were_trained_on_are_pointed_out(checkpoint: str) -> None:
-    words = "CAUTION: this checkpoint was trained for fold=0 of shapes: it has seen classes of fold=1"
+    words = "CAUTION: this checkpoint has seen 5 of 5 tested classes (zigzag arrow, "
     assert words in ran("evaluate", *EVALUATION, checkpoint, "fold=1").out
     assert "CAUTION" not in ran("evaluate", *EVALUATION, checkpoint, "fold=0", "out=out").out
+    ran("report", "evaluations")
+    assert "CAUTION: has seen tested classes" in next(Path("evaluations").glob("report/table.csv")).read_text()
+
+
+def test_a_checkpoint_tells_the_switches_of_its_training_not_the_evaluation() -> None:
+    ran("train", *TINY, "held_out=5", "augment=published", "out=run")
+    at_its_end = json.loads(Path("run/result.json").read_text())["protocol"]
+    assert (at_its_end["held_out"], at_its_end["val_episodes"], at_its_end["augment"]) == (5, 4, "published")
+    assert [len(at_its_end["classes"][stage]) for stage in ("train", "val", "test")] == [10, 5, 5]
+    assert evaluated("checkpoint=run/checkpoints/best.ckpt", "fold=0")["protocol"] == at_its_end
+    untrained = evaluated(*PROTOTYPE)["protocol"]
+    assert all(untrained[name] is None for name in TRAINING_SWITCHES)
+    assert (untrained["classes"]["train"], untrained["classes"]["val"]) == (None, None)
+
+
+def test_checkpoints_of_before_tell_what_they_know(trained: tuple[Path, Done]) -> None:
+    checkpoint = torch.load(trained[0] / "checkpoints/best.ckpt", weights_only=True)
+    for name in ("classes", "augment", "val_episodes"):
+        del checkpoint["hyper_parameters"]["training"][name]
+    torch.save(checkpoint, "old.ckpt")
+    protocol = evaluated("checkpoint=old.ckpt")["protocol"]
+    assert (protocol["select_on"], protocol["augment"], protocol["val_episodes"]) == ("base", None, None)
+    assert protocol["classes"]["train"] is None
+    words = "CAUTION: this checkpoint has seen tested classes (it was trained for fold 0) in training"
+    assert words in ran("evaluate", *EVALUATION, "checkpoint=old.ckpt", "fold=1").out
+
+
+def test_other_settings_of_a_data_set_make_other_classes_of_the_same_fold() -> None:
+    make_folder(Path("own"), images=3)
+    data = ("dataset=folder", "dataset.root=own", "min_object_pixels=1")
+    tiny = [setting for setting in TINY if not setting.startswith(("dataset", "min"))]
+    ran("train", *tiny, *data, "size=33", "test_size=33", "out=run")
+    seen = json.loads(Path("run/result.json").read_text())["training"]["classes"]
+    plain = [setting for setting in EVALUATION if not setting.startswith(("dataset", "min"))]
+    own, novel = {}, {}
+    for seed in range(4):
+        done = ran(
+            "evaluate",
+            *plain,
+            *data,
+            "checkpoint=run/checkpoints/best.ckpt",
+            f"dataset.source.seed={seed}",
+            f"out={seed}",
+        )
+        protocol = json.loads(Path(f"{seed}/result.json").read_text())["protocol"]
+        own[seed], novel[seed] = protocol["source"], protocol["classes"]["test"]
+        assert ("CAUTION" in done.out) == bool({*novel[seed]} & {*seen["train"], *seen["val"]})
+    assert len({name for names in novel.values() for name in names}) > 1, "fold 0 is another one with another seed"
+    assert own[1] == {"folds": None, "seed": 1, "val_share": 0.3}
 
 
 def test_another_seed_is_another_list_of_episodes(trained: tuple[Path, Done], checkpoint: str) -> None:
@@ -106,9 +159,11 @@ def test_every_switch_of_the_protocol_stands_beside_the_figures(trained: tuple[P
     more = ("resolution", "ignore_boundary", "classes", "order", "select_on", "novel_in_train", "scales", "flip")
     assert {*switches, *more} <= set(result["protocol"])
     assert result["training"] == {
-        "dataset": "shapes", "fold": 0, "shot": 1, "seed": 0, "steps": 4, "size": 65, "select_on": "base",
-        "novel_in_train": "background", "held_out": 3,
+        "dataset": "shapes", "fold": 0, "shot": 1, "seed": 0, "steps": 4, "size": 65, "augment": "flip",
+        "select_on": "base", "novel_in_train": "background", "held_out": 3, "val_episodes": 4,
+        "classes": {stage: result["protocol"]["classes"][stage] for stage in ("train", "val")},
     }  # fmt: skip
+    assert [len(names) for names in result["training"]["classes"].values()] == [12, 3]
     assert {"torch", "numpy", "pytorch_lightning", "sd_aanet", "python"} <= set(result["versions"])
     assert result["seconds"] >= 0
     assert result["episodes_per_second"] > 0
@@ -198,6 +253,11 @@ def test_views_are_switches_that_stand_beside_the_figures(checkpoint: str) -> No
     refused(
         run("evaluate", *EVALUATION, checkpoint, "scales=[0]", "out=bad"), "scales=[0]", "a list of numbers above 0"
     )
+    for scales in ("[0.01]", "[0.8,50]"):
+        refused(
+            run("evaluate", *EVALUATION, checkpoint, f"scales={scales}", "out=bad"),
+            f"scales={scales}, expected numbers from 0.25 to 4",
+        )
 
 
 # Lists of episodes, and comparisons
@@ -240,3 +300,72 @@ def test_two_results_are_compared_over_the_same_episodes() -> None:
     refused(run("compare", "a/0", "old"), "'old/result.json'", "evaluate again")
     evaluated(*network, "model=prototype", "fold=0", out="a/again")
     refused(run("compare", "a", "b"), "holds two results of shapes fold 0 1-shot seed -")
+
+
+# Lists of episodes that are not of the fold
+
+
+def a_list(*settings: str) -> dict[str, Any]:
+    """list.json by `sd-aanet episodes`, of the small data set."""
+    data = [setting for setting in EVALUATION if setting.startswith(("dataset", "episodes"))]
+    ran("episodes", *data, *settings, "--out", "list.json")
+    content: dict[str, Any] = json.loads(Path("list.json").read_text())
+    return content
+
+
+def listed(checkpoint: str, content: dict[str, Any], *settings: str) -> tuple[Done, dict[str, Any]]:
+    Path("list.json").write_text(json.dumps(content))
+    done = ran("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed", *settings)
+    return done, json.loads(Path("listed/result.json").read_text())
+
+
+def test_a_list_carries_its_own_switches(checkpoint: str) -> None:
+    content = a_list("fold=1", "shot=2", "order=pairs", "min_object_pixels=50", "seed=7")
+    done, result = listed(checkpoint, content, "fold=1")
+    names = ("fold", "order", "min_object_pixels", "short_classes", "seed", "test_shot", "shot")
+    assert [result["protocol"][name] for name in names] == [1, "pairs", 50, "refuse", 7, 2, 1]
+    assert sorted(result["protocol"]["classes"]["test"]) == sorted(result["classes"])
+    assert "CAUTION: this checkpoint has seen" in done.out
+    for other in ("order", "min_object_pixels", "short_classes", "seed", "fold", "dataset"):
+        del content[other]
+    done, result = listed(checkpoint, content, "fold=1")
+    assert [result["protocol"][name] for name in names] == [1, None, None, None, None, 2, 1]
+    assert "CAUTION: this checkpoint has seen" in done.out
+
+
+def test_a_list_of_base_classes_is_of_no_fold(checkpoint: str) -> None:
+    content = a_list("fold=1", "min_object_pixels=100")
+    del content["fold"]
+    done, result = listed(checkpoint, content, "fold=0")
+    assert result["protocol"]["fold"] is None
+    assert sorted(result["protocol"]["classes"]["test"]) == sorted(result["classes"])
+    assert "CAUTION: this checkpoint has seen 5 of 5 tested classes" in done.out
+    evaluated(checkpoint, out="drawn")
+    ran("report", ".")
+    with Path("report/table.csv").open(newline="") as file:
+        lines = {"CAUTION" in line["model"]: line for line in csv.DictReader(file)}
+    assert [lines[True][f"fold-{fold}"] for fold in range(4)] == [""] * 4, "of no fold, and none of them missing"
+    assert lines[True]["mean"] == f"{100 * result['miou']:.1f}"
+    assert lines[False]["fold-0"] != lines[False]["fold-1"] == "–"
+    assert "shapes no fold 1-shot seed 0" in ran("compare", "listed", "listed").out
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"fold": 1}, "episodes_file=list.json is a list of fold 1, not of fold=0: set fold=1"),
+        ({"dataset": "folder"}, "episodes_file=list.json is a list of the data set folder, not of shapes"),
+        ({"fold": "0"}, "episodes_file=list.json says fold='0', expected a whole number"),
+        ({"dataset": 3}, "episodes_file=list.json says dataset=3, expected a name"),
+    ],
+)
+def test_a_list_that_is_of_another_data_set_or_fold(checkpoint: str, said: dict[str, Any], words: str) -> None:
+    Path("list.json").write_text(json.dumps(a_list("min_object_pixels=100") | said))
+    refused(run("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed"), words)
+
+
+def test_a_list_whose_fold_has_other_classes_here(checkpoint: str) -> None:
+    content = a_list("fold=1", "min_object_pixels=100")
+    Path("list.json").write_text(json.dumps(content | {"fold": 0}))
+    words = ("is a list of fold 0 and has episodes of 'zigzag arrow'", "dataset.source")
+    refused(run("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed"), *words)

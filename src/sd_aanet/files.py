@@ -39,6 +39,20 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def written_out(path: Path) -> Iterator[Path]:
+    """`written_whole` for the one file that a command was asked for.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    try:
+        with written_whole(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ConfigError(f"out='{path}' cannot be written ({error.strerror}): choose another file") from None
+
+
+@contextmanager
 def results_in(out: Path, keep: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """A folder for what the block writes; if that ends with a user's mistake, what is new in it goes again.
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from data.fakes import picture_of, write_picture
+from data.fakes import Pair, main, picture_of, write_mask, write_picture
+from sd_aanet.data.coco import CocoAnnotations
 
 COCO_IDS = tuple(n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """The ids of COCO's 80 categories."""
@@ -77,6 +78,24 @@ def make_coco(root: Path, images: int = 2, ids: Sequence[int] = COCO_IDS, year: 
     return root
 
 
+def write_masks(root: Path) -> Path:
+    """Write the labels of a fake as masks, too, as prepared data may have them."""
+    for split in ("train", "val"):
+        (path,) = root.glob(f"annotations/instances_{split}*.json")
+        annotations = CocoAnnotations.open(path)
+        for i, name in enumerate(annotations.images):
+            write_mask(root / f"masks/{split}/{Path(name).stem}.png", annotations.label(i))
+    return root
+
+
+def coco_pairs(root: Path, split: str = "train") -> list[Pair]:
+    """The pictures of a split, and what holds their masks: a PNG, or else the annotations of all of them."""
+    (annotations,) = root.glob(f"annotations/instances_{split}*.json")
+    pictures = sorted(root.glob(f"{split}*/*.jpg"))
+    masks = [root / f"masks/{split}/{path.stem}.png" for path in pictures]
+    return [(path, mask if mask.exists() else annotations) for path, mask in zip(pictures, masks, strict=True)]
+
+
 def _scene(rng: np.random.Generator, number: int, ids: Sequence[int]) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
     """Where a picture shows an object, and its annotations."""
     x, y = (int(value) for value in rng.integers(2, (30, 12)))
@@ -93,3 +112,7 @@ def _scene(rng: np.random.Generator, number: int, ids: Sequence[int]) -> tuple[N
     if number % 3 == 0:
         annotations.append({"category_id": ids[number % len(ids)], "segmentation": lengths(crowd), "iscrowd": 1})
     return shown, annotations
+
+
+if __name__ == "__main__":
+    main(make_coco, coco_pairs)

@@ -67,9 +67,10 @@ def make_json(
 
 
 def folder_pairs(root: Path, split: str = "train") -> list[Pair]:
-    """The pictures of a split and their masks (which are not there in COCO's format)."""
+    """The pictures of a split, and what holds their masks: a PNG, or else the annotations of all of them."""
     pictures = sorted(root.rglob(f"{split}_*.jpg"))
-    return [(path, root / f"masks/{path.stem}.png") for path in pictures]
+    annotations = next(root.rglob("*.json"), None)
+    return [(path, annotations or root / f"masks/{path.stem}.png") for path in pictures]
 
 
 def _scenes(classes: Sequence[str], images: int) -> Iterator[tuple[str, int, tuple[int, int, int, int], Array8]]:

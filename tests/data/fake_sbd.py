@@ -8,6 +8,7 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 from data.fake_voc import write_pair
+from data.fakes import Pair, main
 
 VOC_TRAIN = ("2007_000032", "2007_000039")
 VOC_VAL = ("2007_000033", "2007_000042")
@@ -58,3 +59,20 @@ def write_mat(path: Path, label: NDArray[np.uint8]) -> None:
     present = np.setdiff1d(np.unique(label), (0, 255)).astype(np.float64)[:, None]
     fields = {"Boundaries": boundaries, "Segmentation": label, "CategoriesPresent": present}
     savemat(path, {"GTcls": fields}, do_compression=True)
+
+
+def make_archives(root: Path) -> Path:
+    """Write both, as their archives unpack."""
+    make_voc2012(root / "VOCdevkit/VOC2012")
+    make_sbd(root / "benchmark_RELEASE")
+    return root
+
+
+def voc2012_pairs(root: Path) -> list[Pair]:
+    """The masks of VOC's own, and their pictures."""
+    masks = sorted(root.glob("VOCdevkit/VOC2012/SegmentationClass/*.png"))
+    return [(path.parents[1] / f"JPEGImages/{path.stem}.jpg", path) for path in masks]
+
+
+if __name__ == "__main__":
+    main(make_archives, voc2012_pairs)

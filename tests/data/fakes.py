@@ -1,6 +1,6 @@
 """What the fakes of data sets share: pictures that show their masks, and ways to spoil a picture and its mask.
 
-`cd tests; python -m data.fake_folder FOLDER truncated colours` writes one of them, its first pictures spoilt so.
+`cd tests; python -m data.fake_folder FOLDER "truncated mask" colours` writes one of them, its first pictures spoilt so.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _resized(mask: Path) -> None:
-    Image.new("P", (60, 50)).save(mask)
+def _resized(path: Path) -> None:
+    Image.new("L", (60, 50)).save(path)
 
 
 def _converted(mask: Path, mode: str) -> None:
@@ -79,6 +79,7 @@ SPOIL: dict[str, Callable[[Path, Path], None]] = {
     "truncated picture": lambda picture, mask: cut(picture),
     "truncated mask": lambda picture, mask: cut(mask),
     "size": lambda picture, mask: _resized(mask),
+    "resized": lambda picture, mask: _resized(picture),
     "unknown class": lambda picture, mask: _filled(mask, 77),
     "colours": lambda picture, mask: _converted(mask, "RGB"),
     "alpha": lambda picture, mask: _converted(mask, "RGBA"),

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from sd_aanet.data import coco, run_lengths
 from sd_aanet.data.cache import cache_folder
 from sd_aanet.data.coco import CocoAnnotations
+from sd_aanet.data.refusal import collecting
 from sd_aanet.errors import DataError
 
 H, W = 40, 60
@@ -251,7 +253,6 @@ FILES: list[tuple[dict[str, Any], str]] = [
     ({"categories": [CATEGORY, {"id": "5", "name": "dog"}]}, r'categories\[1\]\.id is "5", expected a whole number'),
     ({"categories": [{"id": 3}]}, r"categories\[0\]\.name is missing or null, expected a name"),
     ({"categories": [CATEGORY, CATEGORY | {"name": "dog"}]}, r"categories\[1\]\.id is 3, which categories\[0\] has"),
-    ({"categories": [CATEGORY, CATEGORY | {"id": 5}]}, r'categories\[1\]\.name is "cat", which categories\[0\] has'),
 ]
 SQUARE = rectangle(1, 1, 5, 5)
 ENTRIES: list[tuple[object, str]] = [
@@ -297,6 +298,44 @@ def test_malformed_annotations(write: Write, entry: object, message: str) -> Non
     with pytest.raises(
         DataError, match=rf"^annotations [^\n]*instances\.json: annotations\[1\]\.[^\n]*{message}{tail}"
     ):
+        CocoAnnotations.open(path)
+
+
+def test_all_that_is_malformed_may_be_told_at_once(write: Write) -> None:
+    """Each by its own line, and nothing that only follows from it; what is in order is kept."""
+    path = write(
+        annotation(7, 5, [SQUARE]),
+        annotation(8, 3, [SQUARE]),
+        annotation(9, 3, [SQUARE]),
+        annotation(7, 6, [SQUARE]),
+        annotation(10, 3, [SQUARE]),
+        annotation(7, 3, [SQUARE], iscrowd=2),
+        images=[IMAGE, IMAGE | {"id": 8, "height": 0}, IMAGE | {"id": 9}],
+        categories=[CATEGORY, CATEGORY | {"id": 5}, {"id": 6}],
+    )
+    wrong = [
+        r"images\[1\]\.height is 0, expected",
+        r'images\[2\]\.file_name is "a\.jpg", which images\[0\] has already',
+        r"categories\[2\]\.name is missing",
+        r"annotations\[4\]\.image_id is 10, expected the id of one of the 3 'images'",
+        r"annotations\[5\]\.iscrowd is 2, expected 0 or 1",
+    ]
+    for _ in range(2):  # read, and from the cache
+        with collecting() as refused:
+            found = CocoAnnotations.open(path)
+            shown = pickle.loads(pickle.dumps(found)).label(0)
+        assert len(refused) == len(wrong)
+        for error, line in zip(refused, wrong, strict=True):
+            assert re.fullmatch(rf"annotations .*instances\.json: {line}.*: correct it there or export .*", str(error))
+        assert (found.images, found.categories) == (("a.jpg",), ((3, "cat"), (5, "cat")))
+        assert np.unique(shown).tolist() == [0, 2]
+        with pytest.raises(DataError, match=wrong[0]):
+            CocoAnnotations.open(path)
+
+
+def test_what_is_left_may_be_too_little(write: Write) -> None:
+    path = write(images=[IMAGE | {"height": 0}, IMAGE | {"width": 0}])
+    with pytest.raises(DataError, match=r"images\[0\]\.height is 0"), collecting():
         CocoAnnotations.open(path)
 
 

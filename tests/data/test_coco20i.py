@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from data.fake_coco import make_coco
+from data.fake_coco import make_coco, write_masks
 from data.fakes import write_mask
 from sd_aanet.data.coco20i import Coco20i
 from sd_aanet.data.source import Split
@@ -25,14 +25,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "coco")
-
-
-def write_masks(root: Path) -> None:
-    """Labels as class masks, in the layout of prepared data."""
-    for split in ("train", "val"):
-        source = Coco20i(root, split)  # type: ignore[arg-type]
-        for i in range(len(source)):
-            write_mask(root / f"masks/{split}/{source.key(i)}.png", source.label(i))
 
 
 def test_cocos_own_files(made: Path) -> None:
@@ -113,8 +105,12 @@ def test_layouts_that_are_not_cocos(root: Path) -> None:
     content["categories"].append({"id": 200, "name": "yak"})
     (root / "annotations/instances_val2014.json").write_text(json.dumps(content))
     with pytest.raises(
-        DataError, match=r"has 81 categories, expected COCO's 80: for other data sets .* dataset=folder"
+        DataError, match=r"has 81 categories of 81 names, expected COCO's 80: for other data sets .* dataset=folder"
     ):
+        Coco20i(root, "val")
+    content["categories"] = [*content["categories"][:79], content["categories"][79] | {"name": "class 1"}]
+    (root / "annotations/instances_val2014.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"has 80 categories of 79 names, expected COCO's 80"):
         Coco20i(root, "val")
 
 

@@ -1,5 +1,5 @@
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -71,12 +71,19 @@ def test_pairs_are_queries_in_turn_and_classes_too() -> None:
 
 
 def test_an_image_counts_from_2048_pixels_on() -> None:
-    pixels = np.array([[2047], [2048], [5000], [1], [0]])
-    assert EpisodeSampler(pixels, (1,), 1, 0).images(1) == (1, 2)
-    assert EpisodeSampler(pixels, (1,), 1, 0, min_object_pixels=0).images(1) == (0, 1, 2, 3)
-    assert EpisodeSampler(pixels, (1,), 1, 0, min_object_pixels=2).images(1) == (0, 1, 2)
-    allowed = np.array([True, True, False, True, True])
-    assert EpisodeSampler(pixels, (1,), 1, 0, min_object_pixels=0, allowed=allowed).images(1) == (0, 1, 3)
+    pixels = np.array([[2047], [2048], [5000], [1], [0], [4000]])
+
+    def drawn(**settings: Any) -> set[int]:
+        sampler = EpisodeSampler(pixels, (1,), 1, 0, **settings)
+        return {
+            image for index in range(50) for spec in [sampler.draw(0, index)] for image in (spec.query, *spec.supports)
+        }
+
+    assert drawn() == {1, 2, 5}
+    assert drawn(min_object_pixels=0) == {0, 1, 2, 3, 5}
+    assert drawn(min_object_pixels=2) == {0, 1, 2, 5}
+    allowed = np.array([True, True, False, True, True, True])
+    assert drawn(min_object_pixels=0, allowed=allowed) == {0, 1, 3, 5}
 
 
 def test_too_few_images_and_no_shot() -> None:

@@ -75,6 +75,47 @@ def test_annotations_as_they_are_exported(exporter: str, tmp_path: Path) -> None
     assert source.strays() == []
 
 
+def roboflow(root: Path) -> Path:
+    """A divided export: pictures of one name in both, and in valid/ no object of the last class."""
+    make_json(root / "train", **EXPORTERS["Roboflow"], lists=False)
+    make_json(root / "valid", **EXPORTERS["Roboflow"], lists=False)
+    path = root / "valid/_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] != len(CLASSES)]
+    path.write_text(json.dumps(content))
+    return root
+
+
+def test_the_folders_of_a_divided_export_are_the_splits(tmp_path: Path) -> None:
+    root = roboflow(tmp_path)
+    (root / "test").mkdir()
+    (root / "test/_annotations.coco.json").write_text("passed over")
+    alone = Folder(make_json(tmp_path / "train_alone", **EXPORTERS["Roboflow"]), "train", val_share=0.5)
+    for split, folder in (("train", "train"), ("val", "valid")):
+        source = Folder(root, split)  # type: ignore[arg-type]
+        assert source.classes == alone.classes == CLASSES
+        assert len(source) == 24
+        assert {key.partition("/")[0] for key in keys(source)} == {folder}
+        assert source.image_file(0) == f"{root}/{folder}/train_000.jpg"
+        assert source.label_files() == [f"{root}/{folder}/_annotations.coco.json"]
+        assert np.array_equal(source.label(2), alone.label(2))
+        assert source.strays() == []
+    assert Folder(root, "train").pixels().sum(axis=0).tolist() == [6 * OBJECT] * 4
+    assert Folder(root, "val").pixels().sum(axis=0).tolist() == [6 * OBJECT] * 3 + [0]
+    (root / "train.txt").write_text("train/train_001\nvalid/train_001\n")
+    (root / "val.txt").write_text("valid/val_001.jpg\n")
+    assert keys(Folder(root, "train")) == ["train/train_001", "valid/train_001"], "lists of one's own come first"
+
+
+def test_the_folders_of_an_export_have_the_same_categories(tmp_path: Path) -> None:
+    path = roboflow(tmp_path) / "valid/_annotations.coco.json"
+    path.write_text(path.read_text().replace('"cup"', '"mug"'))
+    with pytest.raises(
+        DataError, match=r"train/_ann.* and .*valid/_ann.* have different categories, expected the same"
+    ):
+        Folder(tmp_path, "val")
+
+
 def test_both_layouts_make_episodes(tmp_path: Path) -> None:
     for root in (make_folder(tmp_path / "masks"), make_json(tmp_path / "json")):
         source = {"_target_": "sd_aanet.data.folder.Folder", "root": str(root)}
@@ -321,8 +362,7 @@ def test_a_root_or_a_list_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_json_files_that_cannot_be_chosen(tmp_path: Path) -> None:
-    for split in ("train", "valid"):
-        make_json(tmp_path / split, annotations="_annotations.coco.json", pictures="")
+    make_json(tmp_path / "train", **EXPORTERS["Roboflow"])
     with pytest.raises(DataError, match=r"neither masks/ nor a JSON file.*set dataset\.root to one, such as .*/train$"):
         Folder(tmp_path, "val")
     shutil.copy(tmp_path / "train/_annotations.coco.json", tmp_path / "train/b.json")
@@ -338,9 +378,22 @@ def test_annotations_that_show_nothing_or_whose_pictures_are_elsewhere(tmp_path:
         DataError, match=r"none of the 24 pictures of .*annotations\.json, such as train_000\.jpg, is in"
     ):
         Folder(root, "val")
+    shutil.move(root.parent / f"{root.name}_elsewhere", root / "images")
     content["annotations"] = [entry | {"segmentation": []} for entry in content["annotations"]]
     (root / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"annotations\.json hold no outlined object, only boxes or none: export polyg"):
+        Folder(root, "val")
+
+
+def test_categories_of_one_name(tmp_path: Path) -> None:
+    """A parent of all is often called as its only child is; objects of both would be of one class, and are not."""
+    root = make_json(tmp_path, classes=["fish", "cup"], parents=["fish"])
+    assert Folder(root, "val").classes == ("fish", "cup")
+    path = root / "annotations.json"
+    path.write_text(path.read_text().replace('"name": "cup"', '"name": "fish"'))
+    with pytest.raises(
+        DataError, match=r"annotations\.json have objects of several categories called 'fish', expected"
+    ):
         Folder(root, "val")
 
 

@@ -15,6 +15,14 @@ from sd_aanet.errors import ConfigError, DataError
 VOC924_IMAGES = (67, 56, 77, 56, 55, 50, 85, 77, 77, 35, 26, 79, 43, 58, 176, 57, 39, 51, 34, 51)
 
 
+def test_an_id_that_is_listed_twice_is_one_image(voc: Voc) -> None:
+    root = voc(1)
+    with (root / "ImageSets/Segmentation/val.txt").open("a") as file:
+        file.write("val_000\n/JPEGImages/val_003.jpg /SegmentationClassAug/val_003.png\n")
+    source = Pascal5i(root, "val")
+    assert [source.key(i) for i in range(len(source))] == [f"val_{number:03d}" for number in range(20)]
+
+
 @pytest.mark.parametrize("masks", ["SegmentationClassAug", "SegmentationClass"])
 @pytest.mark.parametrize("pairs", [False, True])
 def test_reads_vocs_layout(voc: Voc, masks: str, pairs: bool) -> None:
@@ -69,7 +77,9 @@ def test_missing_folders_and_lists(voc: Voc, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pairs files of different names in 'a\.jpg b\.png'"):
         Pascal5i(root, "val")
     names.write_text("\n \n")
-    with pytest.raises(DataError, match=r"val\.txt is empty, expected one image id a line"):
+    with pytest.raises(
+        DataError, match=r"val\.txt is empty, expected an image id a line: fill it, or check dataset\.root"
+    ):
         Pascal5i(root, "val")
     names.unlink()
     with pytest.raises(DataError, match=r"image list .*val\.txt does not exist"):

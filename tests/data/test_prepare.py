@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_coco import make_coco
+from fake_coco import make_coco, write_masks
 from fake_sbd import SBD_TRAIN, UNLISTED, VOC_TRAIN, VOC_VAL, label_of, make_sbd, make_voc2012, write_mat
 from fake_server import Server, serving
 from fake_voc import make_voc
@@ -136,7 +137,7 @@ def test_pascal5i_with_ready_masks() -> None:
     assert [given.key(i) for i in range(20)] == [ready.key(i) for i in range(20)]
     ids = [f"train_{number:03d}" for number in (3, 1)]
     lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in (*ids, "val_000")]
-    Path("voc/ImageSets/Segmentation/trainaug.txt").write_text("\n".join(lines))
+    Path("voc/ImageSets/Segmentation/trainaug.txt").write_text("\n".join(lines), encoding="utf-8-sig")
     done = ran(*PASCAL, "--voc", "voc")
     assert "train is voc/ImageSets/Segmentation/trainaug.txt without val" in done.out
     assert Path("out/ImageSets/Segmentation/train.txt").read_text().split() == sorted(ids)
@@ -171,7 +172,7 @@ BAD_PASCAL: list[tuple[Callable[[], object], tuple[str, ...]]] = [
     (lambda: without(VOC / "JPEGImages"), ("JPEGImages is missing", "--voc VOCdevkit/VOC2012")),
     (lambda: without(VOC / "SegmentationClass"), ("SegmentationClass is missing", "--voc VOCdevkit/VOC2012")),
     (lambda: without(SBD / "dataset/cls"), ("cls is missing", "--sbd benchmark_RELEASE")),
-    (lambda: without(VOC / "ImageSets/Segmentation/val.txt"), ("val.txt cannot be read", "unpack its archive again")),
+    (lambda: without(VOC / "ImageSets/Segmentation/val.txt"), ("val.txt does not exist", "unpack its archive again")),
     (lambda: (SBD / "dataset/train.txt").write_text("\n"), ("dataset/train.txt is empty", "an image id a line")),
     (lambda: without(VOC / f"JPEGImages/{NEW}.jpg"), ("1 of 6 are not in", f"the first is {NEW}.jpg", "VOC's archive")),
     (
@@ -207,6 +208,12 @@ def test_bad_archives_of_pascal5i(archives: None, spoil: Callable[[], object], w
 
 def test_bad_ready_masks() -> None:
     root = make_voc(Path("voc"), 1)
+    ready = root / "ImageSets/Segmentation/trainaug.txt"
+    ready.write_text("JPEGImages/a.jpg SegmentationClassAug/b.png\n")
+    refused(
+        run(*PASCAL, "--voc", root), "trainaug.txt pairs files of different names in 'JPEGImages/a.jpg Segmentation"
+    )
+    ready.unlink()
     (root / "SegmentationClassAug/val_003.png").unlink()
     refused(run(*PASCAL, "--voc", root), "masks of the lists: 1 of 40 are not in", "val_003.png", "give --sbd")
     shutil.rmtree(root / "SegmentationClassAug")
@@ -251,6 +258,47 @@ def test_coco20i_with_masks_as_png(coco: None) -> None:
     assert ran(*call).out == done.out
     after = state(Path("out/masks"))
     assert {path for path in before if before[path] != after[path]} == {"out/masks/val/COCO_val2014_000000000007.png"}
+
+
+def test_masks_are_used_when_all_are_drawn(coco: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(label: object, path: Path) -> None:
+        if path.stem.endswith("007"):
+            raise KeyboardInterrupt
+        making.write_mask(label, path)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sd_aanet.data.prepare.coco20i.write_mask", stopped)
+        assert run(*COCO, "--coco", "coco", "--png").code == 130
+    assert (Coco20i("out", "train").label(8) == 9).any(), "not from masks, which are not there"
+    drawn = {Path(path).name: time for path, time in state(Path("out/masks")).items() if path.endswith(".png")}
+    assert len(drawn) > 5
+    ran(*COCO, "--coco", "coco", "--png")
+    assert sorted(path.name for path in Path("out/masks").iterdir()) == ["train", "val"]
+    whole = {Path(path).name: time for path, time in state(Path("out/masks/train")).items()}
+    assert len([*Path("out/masks/train").glob("*.png")]) == 81
+    assert drawn.items() <= whole.items(), "what was drawn is kept"
+
+
+@pytest.mark.parametrize("again", [("--png",), ()])
+def test_masks_of_other_annotations_go(coco: None, again: tuple[str, ...]) -> None:
+    ran(*COCO, "--coco", "coco", "--png")
+    path = Path("coco/annotations/instances_val2014.json")
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 1003]
+    path.write_text(json.dumps(content))
+    before = state(Path("out/masks/train"))
+    ran(*COCO, "--coco", "coco", *again)
+    assert not (Coco20i("out", "val").label(3)).any()
+    assert Path("out/masks/val").is_dir() == bool(again)
+    assert state(Path("out/masks/train")) == before, "the others are still good"
+
+
+def test_a_users_own_masks_stay(coco: None) -> None:
+    shutil.copytree(write_masks(Path("coco")) / "masks", "out/masks")
+    before = state(Path("out/masks"))
+    for more in ((), ("--png",)):
+        ran(*COCO, "--coco", "coco", *more)
+        assert state(Path("out/masks")) == before
 
 
 def test_many_masks_are_written_side_by_side() -> None:

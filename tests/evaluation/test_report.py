@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,52 @@ def test_other_protocols_are_rows_of_their_own() -> None:
     assert "strict" in done.out
 
 
+def test_a_job_of_both_resolutions_joins_those_of_one() -> None:
+    both = make_job(Path("sweep/0"), fold=0, also=True)
+    make_job(Path("sweep/1"), fold=1)
+    make_job(Path("sweep/2"), fold=2, protocol={"resolution": "squashed"})
+    _, lines = reported()
+    original, squashed = measured(lines)
+    assert [line["mean"].split(" ", 1)[1] for line in (original, squashed)] == ["(2 of 4 folds)"] * 2
+    assert number(original["fold-0"]) == pytest.approx(100 * both["miou"], abs=0.051)
+    assert number(squashed["fold-0"]) == pytest.approx(100 * both["also"]["squashed"]["miou"], abs=0.051)
+    assert original["fold-1"] != squashed["fold-1"] == "–"
+    assert squashed["fold-2"] != original["fold-2"] == "–"
+
+
+def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None:
+    for fold, arrangement in enumerate(("interleaved", "contiguous")):
+        source = {"arrangement": arrangement, "folds": 4}
+        make_job(Path(f"sweep/{fold}"), fold=fold, dataset="coco20i", protocol={"source": source, "folds": 4})
+    done, lines = reported()
+    assert len(measured(lines)) == 2
+    for arrangement in ("interleaved", "contiguous"):
+        assert f'source {{"arrangement": "{arrangement}", "folds": 4}}' in done.out
+
+
+@pytest.mark.parametrize(("select_on", "marked"), [("base", ["aeroplane", "car"]), ("none", ["car"])])
+def test_tests_on_seen_classes_are_marked(select_on: str, marked: list[str]) -> None:
+    for fold in range(3):
+        result = make_job(Path(f"sweep/{fold}"), fold=fold)
+        assert len(result["protocol"]["classes"]["test"]) == 5
+        result["training"] |= {"select_on": select_on, "classes": {"train": ["car"], "val": ["aeroplane"]}}
+        Path(f"sweep/{fold}/result.json").write_text(json.dumps(result))
+    done, lines = reported()
+    labels = [line["model"] for line in measured(lines)]
+    assert len(labels) == 2
+    assert sum("CAUTION: has seen tested classes" in label for label in labels) == 1
+    for name in ("aeroplane", "car"):
+        said = f"has seen 1 of 5 tested classes ({name}) in training: that is no few-shot segmentation"
+        assert (said in done.out) == (name in marked)
+
+
+def test_of_older_trainings_the_fold_tells() -> None:
+    result = make_job(Path("sweep/0"), fold=0)
+    Path("sweep/0/result.json").write_text(json.dumps(result | {"training": result["training"] | {"fold": 3}}))
+    done, _ = reported()
+    assert "CAUTION: 0 has seen tested classes (it was trained for fold 3) in training" in done.out
+
+
 def test_the_fields_figures_stand_beside_with_a_caution_and_without_folds() -> None:
     make_sweep(Path("sweep"))
     done, lines = reported()
@@ -158,6 +205,34 @@ def test_the_page_stands_alone() -> None:
     assert "<b>x</b>" not in text
     assert "&lt;out&gt; of memory" in text
     assert len(text) < 3_000_000
+
+
+def test_failures_of_sweeps_at_any_depth_are_listed() -> None:
+    for sweep, name in (("one", "fold0_shot9"), ("two/more", "fold0_shot9"), ("two", "fold1_shot9")):
+        Path("sweeps", sweep, "failures").mkdir(parents=True)
+        Path("sweeps", sweep, "failures", f"{name}.txt").write_text("too few images")
+    refused(run("report", "sweeps"), "holds no result.json, at any depth (3 failed jobs)")
+    make_job(Path("sweeps/one/fold0_shot1"))
+    done, _ = reported("sweeps")
+    assert "failed jobs: 3" in done.out
+    page = Path("sweeps/report/report.html").read_text()
+    for name in ("one/fold0_shot9", "two/fold1_shot9", "two/more/fold0_shot9"):
+        assert f"<summary>{name}</summary>" in page
+
+
+def test_a_report_that_is_repeated_leaves_no_plot_of_the_one_before() -> None:
+    make_job(Path("sweep/job"), dataset="pascal5i")
+    reported()
+    figures = Path("sweep/report/figures")
+    assert (figures / "classes_pascal5i.svg").is_file()
+    (figures / "notes.txt").write_text("not of a report")
+    shutil.rmtree("sweep/job")
+    make_job(Path("sweep/job"), dataset="coco20i")
+    reported()
+    names = {path.name for path in figures.iterdir()}
+    assert "classes_coco20i.svg" in names
+    assert not [name for name in names if "pascal5i" in name]
+    assert "notes.txt" in names
 
 
 def test_plots_are_whole_in_both_formats_and_repeat() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from sd_aanet.data.check_report import summary, table, write_samples, write_summary
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.defects import find_defects, read_split
+from sd_aanet.data.refusal import collecting
 from sd_aanet.data.source import ImageSource
 from sd_aanet.files import results_in
 
@@ -26,8 +27,10 @@ def run(config: dict[str, Any]) -> int:
     """
     shot, least, out = config["shot"], max(config["min_object_pixels"], 1), Path(config["out"])
     with results_in(out):
-        splits = [read_split(source) for source in _sources(config["dataset"]["source"])]
-        found = summary(splits, find_defects(splits, shot, least), shot, least)
+        with collecting() as refused:
+            sources = _sources(config["dataset"]["source"])
+        splits = [read_split(source) for source in sources]
+        found = summary(splits, find_defects(splits, refused, shot, least), shot, least)
         write_summary(found, out)
         written = [out / "check.json", *write_samples(splits, least, out)]
     print(table(found))

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from sd_aanet.data.cache import cache_folder
 from sd_aanet.data.coco_json import CocoContent, Region, read_coco
+from sd_aanet.data.refusal import refuse
 from sd_aanet.data.run_lengths import paint, unpack
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 
-_VERSION = 1
+_VERSION = 2
 """Of the stored files: to be raised when what is in them changes."""
 _AT_ONCE = 5_000
 """Masks to unpack: their temporary arrays take some 10 MB."""
@@ -32,12 +33,14 @@ class CocoAnnotations:
 
     Attributes:
         path: of the JSON file, links resolved.
+        state: another one where the file's size or time, or the way that labels are made, changes.
         categories: id and name of each, by id; ids need be neither dense nor positive.
         used: places in `categories` of those with an outlined object; exporters list others, such as a parent of all.
         images: file names as the JSON has them, sorted.
         sizes: int32 (N, 2), height and width as the JSON has them.
         annotated: bool (N,), the images that have an outlined object or crowd.
         boxes_only: annotations that outline nothing (no segmentation, or polygons of under three corners), left out.
+        wrong: a line on each malformed entry, see `CocoContent`; none outside of `refusal.collecting`.
     """
 
     @classmethod
@@ -47,7 +50,13 @@ class CocoAnnotations:
         Raises:
             DataError: the file is missing or malformed, or the cache folder cannot be written.
         """
-        path = Path(path).expanduser().resolve()
+        found = cls._stored(Path(path).expanduser().resolve())
+        for line in found.wrong:
+            refuse(DataError(f"annotations {found.path}: {line}"))
+        return found
+
+    @classmethod
+    def _stored(cls, path: Path) -> Self:
         store = _store(path)
         try:
             return cls(path, store)
@@ -59,10 +68,12 @@ class CocoAnnotations:
     def __init__(self, path: Path, store: Path) -> None:
         index = json.loads((store / "index.json").read_bytes())
         self.path = path
+        self.state = store.name.rpartition("-")[2]
         self.categories: tuple[tuple[int, str], ...] = tuple((number, name) for number, name in index["categories"])
         self.used = frozenset(index["used"])
         self.images = tuple(index["images"])
         self.boxes_only = int(index["boxes_only"])
+        self.wrong: tuple[str, ...] = tuple(index["wrong"])
         self.sizes: NDArray[np.int32] = np.load(store / "sizes.npy")
         self._first = np.load(store / "first.npy")
         self.annotated = np.diff(self._first) > 0
@@ -70,7 +81,7 @@ class CocoAnnotations:
         self._lengths = np.load(store / "lengths.npy", mmap_mode="r")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self).open, (self.path,)  # what is mapped would be copied
+        return type(self)._stored, (self.path,)  # what is mapped would be copied
 
     def label(self, i: int) -> NDArray[np.uint8]:
         """What image `i` shows: 0 = nothing, n = category n - 1 of `categories`, 255 = a crowd.
@@ -147,6 +158,7 @@ def _write_files(content: CocoContent, folder: Path) -> None:
         "used": sorted({region.category for region in drawn if not region.crowd}),
         "images": content.images,
         "boxes_only": content.boxes_only,
+        "wrong": content.wrong,
     }
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 

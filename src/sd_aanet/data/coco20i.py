@@ -44,10 +44,11 @@ class Coco20i(LabelMapSource):
         self._json, self._images = _find(root, split)
         self._annotations = CocoAnnotations.open(self._json)
         self.classes = tuple(name for _, name in self._annotations.categories)
-        if len(self.classes) != CLASSES:
+        count = len(set(self.classes))
+        if not count == len(self.classes) == CLASSES:
             raise DataError(
-                f"{self._json} has {len(self.classes)} categories, expected COCO's {CLASSES}: for other data sets in "
-                "this format choose dataset=folder"
+                f"{self._json} has {len(self.classes)} categories of {count} names, expected COCO's {CLASSES}: for "
+                "other data sets in this format choose dataset=folder"
             )
         masks = root / "masks" / split
         self._masks = masks if masks.is_dir() else None

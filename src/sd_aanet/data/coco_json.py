@@ -51,6 +51,7 @@ class CocoContent:
         sizes: height and width of each image.
         regions: of each image, in the file's order.
         boxes_only: annotations without an outline, which are no regions.
+        wrong: a line on each malformed entry; it is left out, and so is what names it.
     """
 
     categories: tuple[tuple[int, str], ...]
@@ -58,20 +59,21 @@ class CocoContent:
     sizes: list[tuple[int, int]]
     regions: list[list[Region]]
     boxes_only: int
+    wrong: list[str]
 
 
 def read_coco(path: Path) -> CocoContent:
     """Read and check a whole file.
 
     Raises:
-        DataError: the file is missing, no JSON, or not in COCO's format.
+        DataError: the file is missing, no JSON, not in COCO's format, or without a single image in order.
     """
     try:
         quiet = path.stat().st_size < _QUIET_BELOW
         with tqdm(desc=f"Splitting {path.name} by image", unit="annotation", disable=quiet) as bar:
             return _checked(json.loads(path.read_bytes()), bar)
     except _Malformed as error:
-        raise DataError(f"annotations {path}: {error}: {error.fix}") from None
+        raise DataError(f"annotations {path}: {error.line}") from None
     except (OSError, ValueError, RecursionError) as error:
         problem = getattr(error, "strerror", None) or error
         raise DataError(f"annotations {path} cannot be read as JSON ({problem}): export or fetch them again") from None
@@ -82,31 +84,43 @@ class _Malformed(Exception):
 
     def __init__(self, problem: object, fix: str = "correct it there or export the file again") -> None:
         super().__init__(problem)
+        self.line = f"{problem}: {fix}"
         self.fix = fix
 
 
 def _checked(content: Any, bar: tqdm) -> CocoContent:
     images, annotations, categories = (_list(content, key) for key in ("images", "annotations", "categories"))
-    classes = _categories(categories)
-    files = sorted(_images(images), key=lambda file: file.name)
-    places = {file.id: place for place, file in enumerate(files)}
-    category_places = {category_id: place for place, (category_id, _) in enumerate(classes)}
+    wrong: list[_Malformed] = []
+    files = _images(images, wrong)
+    classes = _categories(categories, wrong)
+    if not files:
+        raise wrong[0]
+    image_places = _places(images, [file.id for file in files])
+    category_places = _places(categories, [category_id for category_id, _ in classes])
     regions: list[list[Region]] = [[] for _ in files]
     boxes_only = 0
     bar.reset(len(annotations))
     for n in range(len(annotations)):
         entry, annotations[n] = annotations[n], None  # parsed, COCO takes GB: what is done with goes
-        with _at(f"annotations[{n}]"):
-            place = _known(entry, "image_id", places)
-            category = _known(entry, "category_id", category_places)
-            packed = _packed(entry.get("segmentation"), *files[place].size)
-            crowd = _crowd(entry)
-        if packed is None:
-            boxes_only += 1
-        else:
-            regions[place].append(Region(category, crowd, run_lengths.area(packed), packed))
         bar.update()
-    return CocoContent(classes, tuple(file.name for file in files), [file.size for file in files], regions, boxes_only)
+        with _at(f"annotations[{n}]", wrong):
+            place = _known(entry, "image_id", image_places)
+            category = _known(entry, "category_id", category_places)
+            if place is None or category is None:
+                continue
+            packed, crowd = _packed(entry.get("segmentation"), *files[place].size), _crowd(entry)
+            if packed is None:
+                boxes_only += 1
+            else:
+                regions[place].append(Region(category, crowd, run_lengths.area(packed), packed))
+    return CocoContent(
+        categories=classes,
+        images=tuple(file.name for file in files),
+        sizes=[file.size for file in files],
+        regions=regions,
+        boxes_only=boxes_only,
+        wrong=[error.line for error in wrong],
+    )
 
 
 class _File(NamedTuple):
@@ -115,37 +129,50 @@ class _File(NamedTuple):
     size: tuple[int, int]
 
 
-def _images(entries: list[Any]) -> list[_File]:
-    files = []
+def _images(entries: list[Any], wrong: list[_Malformed]) -> list[_File]:
+    """Those in order, by name."""
+    if not entries:
+        raise _Malformed("'images' is empty, expected an entry for each picture")
+    files: list[_File] = []
+    seen: tuple[dict[Any, int], dict[Any, int]] = {}, {}
     for n, entry in enumerate(entries):
-        with _at(f"images[{n}]"):
+        with _at(f"images[{n}]", wrong):
             side = f"a whole number from 1 to {_LONGEST}"
             height, width = (_value(entry, key, int, side) for key in ("height", "width"))
             for key, length in (("height", height), ("width", width)):
                 if not 1 <= length <= _LONGEST:
                     raise _Malformed(f".{key} is {length}, expected {side}")
             name = _value(entry, "file_name", str, "the name of a file")
-            files.append(_File(_value(entry, "id", (int, str), "a whole number"), name, (height, width)))
-    if not files:
-        raise _Malformed("'images' is empty, expected an entry for each picture")
-    _check_different("images", "id", [file.id for file in files])
-    _check_different("images", "file_name", [file.name for file in files])
-    return files
+            file = _File(_value(entry, "id", (int, str), "a whole number"), name, (height, width))
+            _check_new("images", "id", file.id, n, seen[0])
+            _check_new("images", "file_name", file.name, n, seen[1])
+            files.append(file)
+    return sorted(files, key=lambda file: file.name)
 
 
-def _categories(entries: list[Any]) -> tuple[tuple[int, str], ...]:
-    categories = []
-    for n, entry in enumerate(entries):
-        with _at(f"categories[{n}]"):
-            categories.append((_value(entry, "id", int, "a whole number"), _value(entry, "name", str, "a name")))
-    if not 0 < len(categories) < IGNORE:
+def _categories(entries: list[Any], wrong: list[_Malformed]) -> tuple[tuple[int, str], ...]:
+    """Those in order, by id. Two may have one name: exporters call a parent of all as they call its only child."""
+    if not 0 < len(entries) < IGNORE:
         raise _Malformed(
-            f"'categories' has {len(categories)} entries, expected 1 to {IGNORE - 1} (a mask has 8 bits a pixel)",
+            f"'categories' has {len(entries)} entries, expected 1 to {IGNORE - 1} (a mask has 8 bits a pixel)",
             "export only the categories that you need",
         )
-    _check_different("categories", "id", [category_id for category_id, _ in categories])
-    _check_different("categories", "name", [name for _, name in categories])
+    categories: list[tuple[int, str]] = []
+    seen: dict[Any, int] = {}
+    for n, entry in enumerate(entries):
+        with _at(f"categories[{n}]", wrong):
+            category_id, name = _value(entry, "id", int, "a whole number"), _value(entry, "name", str, "a name")
+            _check_new("categories", "id", category_id, n, seen)
+            categories.append((category_id, name))
     return tuple(sorted(categories))
+
+
+def _places(entries: list[Any], ids: list[Any]) -> dict[Any, int | None]:
+    """The place of each id; None where its entry is malformed: to name that one is no mistake of its own."""
+    named = (entry.get("id") for entry in entries if isinstance(entry, dict))
+    return {named_id: None for named_id in named if isinstance(named_id, (int, str))} | {
+        known: place for place, known in enumerate(ids)
+    }
 
 
 def _packed(segmentation: Any, height: int, width: int) -> bytes | None:
@@ -215,8 +242,8 @@ def _value(entry: Any, key: str, kind: type | tuple[type, ...], expected: str) -
     raise _Malformed(f".{key} is {_shown(value)}, expected {expected}")
 
 
-def _known(entry: Any, key: str, places: Mapping[Any, int]) -> int:
-    """The place of the image or category that an annotation names."""
+def _known(entry: Any, key: str, places: Mapping[Any, int | None]) -> int | None:
+    """The place of the image or category that an annotation names, see `_places`."""
     named = _value(entry, key, (int, str), "a whole number")
     if named not in places:
         listed = "images" if key == "image_id" else "categories"
@@ -224,15 +251,13 @@ def _known(entry: Any, key: str, places: Mapping[Any, int]) -> int:
     return places[named]
 
 
-def _check_different(listed: str, key: str, values: list[Any]) -> None:
-    seen: dict[Any, int] = {}
-    for n, value in enumerate(values):
-        if value in seen:
-            raise _Malformed(
-                f"{listed}[{n}].{key} is {_shown(value)}, which {listed}[{seen[value]}] has already, "
-                "expected all to differ"
-            )
-        seen[value] = n
+def _check_new(listed: str, key: str, value: Any, n: int, seen: dict[Any, int]) -> None:
+    """Refuse what an entry before this one, the nth, has already."""
+    if value in seen:
+        raise _Malformed(
+            f".{key} is {_shown(value)}, which {listed}[{seen[value]}] has already, expected all to differ"
+        )
+    seen[value] = n
 
 
 def _shown(value: Any) -> str:
@@ -241,9 +266,9 @@ def _shown(value: Any) -> str:
 
 
 @contextmanager
-def _at(where: str) -> Iterator[None]:
-    """Say where in the file it is that something is wrong."""
+def _at(where: str, wrong: list[_Malformed]) -> Iterator[None]:
+    """Note what is malformed in an entry, and where that is, and go on behind it."""
     try:
         yield
     except _Malformed as error:
-        raise _Malformed(f"{where}{error}", error.fix) from None
+        wrong.append(_Malformed(f"{where}{error}", error.fix))

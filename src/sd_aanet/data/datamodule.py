@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from sd_aanet.data.episode_lists import read_list
+from sd_aanet.data.episode_lists import EpisodeList, read_list
 from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, EpisodeSpec, PlaceSampler
 from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
@@ -41,6 +43,8 @@ SWITCHES = (
     *("short_classes", "episodes_file"),
 )
 """The settings that a result depends on."""
+DIVIDING = ("arrangement", "folds", "seed", "lists", "val_share")
+"""The settings of data sets that say which classes make a fold, and which pictures a split."""
 CHOICES = {
     "novel_in_train": ("background", "drop"),
     "select_on": ("base", "novel", "none"),
@@ -214,15 +218,24 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._sources[split]
 
     def describe(self) -> dict[str, Any]:
-        """The protocol's switches and the classes by name, as primitives for a result file."""
+        """The protocol's switches and the classes by name, as primitives for a result file.
+
+        Of `episodes_file`: what it says itself, None where it does not say, and no fold where it has other classes.
+        """
         source = next(iter(self._sources.values()), None) or self.source("val")
-        classes = self.classes(source.split)
+        classes, takes = dataclasses.asdict(self.classes(source.split)), inspect.signature(type(source)).parameters
+        listed, own = self._listed, {}
+        if listed is not None:  # what does not stand in it is not known
+            classes["test"] = listed.classes
+            own = {name: listed.about[name] for name in ("order", "min_object_pixels", "short_classes")}
+            own |= {"test_seed": listed.about["seed"], "fold": None if self._others(listed) else self.fold}
         return {
             "dataset": source.name,
+            "folds": source.folds,
+            "source": {name: self.source_config.get(name, takes[name].default) for name in DIVIDING if name in takes},
             **{name: getattr(self, name) for name in SWITCHES},
-            "classes": {
-                stage: [source.classes[c - 1] for c in ids] for stage, ids in dataclasses.asdict(classes).items()
-            },
+            **own,
+            "classes": {stage: [source.classes[c - 1] for c in ids] for stage, ids in classes.items()},
         }
 
     def _check(self) -> None:
@@ -277,12 +290,36 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._evaluation(sampler, self.val_episodes)
 
     def _test(self) -> EpisodeDataset:
-        if self.episodes_file is not None:
-            listed = read_list(Path(self.episodes_file), self.source("val"))
+        listed = self._listed
+        if listed is not None:
             self.test_shot, self.test_episodes = listed.shot, len(listed)
             return self._evaluation(listed, len(listed))
         sampler = self._in_turn(self.classes("val").test, self.test_shot, self.test_seed, self.order)
         return self._evaluation(sampler, self.test_episodes)
+
+    @cached_property
+    def _listed(self) -> EpisodeList | None:
+        """The list of `episodes_file`, if there is one; what it says of its fold has to be true of this one."""
+        if self.episodes_file is None:
+            return None
+        listed = read_list(Path(self.episodes_file), self.source("val"))
+        fold, others = listed.about["fold"], self._others(listed)
+        if fold not in (None, self.fold):
+            raise ConfigError(
+                f"episodes_file={self.episodes_file} is a list of fold {fold}, not of fold={self.fold}: set "
+                f"fold={fold}, or choose another list"
+            )
+        if fold is not None and others:
+            raise ConfigError(
+                f"episodes_file={self.episodes_file} is a list of fold {fold} and has episodes of '{others[0]}', which "
+                "is not novel in that fold here: divide the classes (dataset.source) as for the list"
+            )
+        return listed
+
+    def _others(self, listed: EpisodeList) -> list[str]:
+        """The classes of a list that are not novel in the fold."""
+        novel = self.classes().test
+        return [self.source("val").classes[c - 1] for c in listed.classes if c not in novel]
 
     def _in_turn(
         self, classes: tuple[int, ...], shot: int, seed: int, order: Literal["classes", "pairs"]

@@ -23,7 +23,7 @@ ERRORS = {
     "values": "values that are no class",
     "few": "classes with too few images",
     "leak": "images in both train and val",
-    "other": "other errors",
+    "entry": "wrong entries of lists or annotations",
 }
 """Kinds of defects that have to be put right, and what a report calls them."""
 WARNINGS = {
@@ -93,17 +93,18 @@ def read_split(source: ImageSource) -> Checked:
     return Checked(source, tuple(read_all(_Reader(source), len(source), title)))
 
 
-def find_defects(splits: Sequence[Checked], shot: int, least: int) -> list[Defect]:
+def find_defects(splits: Sequence[Checked], refused: Sequence[DataError], shot: int, least: int) -> list[Defect]:
     """All that is wrong.
 
     Args:
         splits: one or both of a data set.
+        refused: what was wrong already when they were opened.
         shot: K; each class needs one image more.
         least: pixels from which on an image counts for a class.
     """
     return [
         *(defect for split in splits for reading in split.readings for defect in reading.defects),
-        *_strays(splits),
+        *_strays(splits, refused),
         *_too_few(splits, shot, least),
         *_repeated(splits),
     ]
@@ -123,7 +124,7 @@ class _Reader:
             image = self.source.image(i)
             size, digest = image.shape[:2], _digest(image)
         except DataError as error:
-            defects[str(error)] = error.defect or "other"
+            defects[str(error)] = error.defect
         try:
             counts = self.source.count(i)
             pixels = {c + 1: int(counts[c]) for c in np.flatnonzero(counts).tolist()}
@@ -131,18 +132,23 @@ class _Reader:
                 line = f"mask of '{key}' shows no class, only {IGNORE} (ignore): give objects the index of their class"
                 defects[line] = "ignored"
         except DataError as error:
-            defects[str(error)] = error.defect or "other"
-        return Reading(key, size, digest, pixels, tuple(Defect(kind, line) for line, kind in defects.items()))
+            defects[str(error)] = error.defect
+        return Reading(key, size, digest, pixels, tuple(_defect(line, kind) for line, kind in defects.items()))
+
+
+def _defect(line: str, kind: str) -> Defect:
+    """An error that tells no kind is of a list or of annotations, see `refusal`."""
+    return Defect(kind or "entry", line)
 
 
 def _digest(image: Array8) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16, salt=str(image.shape[1]).encode()).digest()
 
 
-def _strays(splits: Sequence[Checked]) -> list[Defect]:
+def _strays(splits: Sequence[Checked], refused: Sequence[DataError]) -> list[Defect]:
     """What belongs to no image; both splits may tell of the same file."""
-    found = {str(error): error.defect for split in splits for error in split.source.strays()}
-    return [Defect(kind or "other", line) for line, kind in found.items()]
+    errors = [*refused, *(error for split in splits for error in split.source.strays())]
+    return [_defect(line, kind) for line, kind in {str(error): error.defect for error in errors}.items()]
 
 
 def _too_few(splits: Sequence[Checked], shot: int, least: int) -> Iterator[Defect]:

@@ -10,11 +10,13 @@ from typing import Any
 
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.source import ImageSource
-from sd_aanet.errors import DataError
-from sd_aanet.files import written_whole
+from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.files import written_out
 
 FORMAT = "sd_aanet episodes 1"
 KEYS = ("class", "query", "supports")
+ABOUT = {"dataset": str, "fold": int, "order": str, "min_object_pixels": int, "short_classes": str, "seed": int}
+"""What a list may say of how it was drawn, and the kind of value."""
 
 
 class EpisodeList:
@@ -23,15 +25,17 @@ class EpisodeList:
     Attributes:
         shot: K, of all of them.
         classes: the class ids that occur, sorted.
+        about: what the file says of how it was drawn, by the names of `ABOUT`; None where it does not say.
         seed: 0; nothing is drawn.
     """
 
     seed = 0
 
-    def __init__(self, specs: list[EpisodeSpec]) -> None:
+    def __init__(self, specs: list[EpisodeSpec], about: dict[str, Any]) -> None:
         self._specs = specs
-        self.shot = len(specs[0].supports)
+        self.about = about
         self.classes = tuple(sorted({spec.class_id for spec in specs}))
+        self.shot = len(specs[0].supports)
 
     def __len__(self) -> int:
         return len(self._specs)
@@ -52,11 +56,14 @@ def write_list(path: Path, source: ImageSource, specs: Iterable[EpisodeSpec], ab
 
     Returns:
         The list's digest.
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
     specs = list(specs)
     lines = ",\n  ".join(json.dumps(_entry(source, spec)) for spec in specs)
     head = json.dumps({"format": FORMAT, **about, "digest": digest(source, specs)}, indent=1)[:-2]
-    with written_whole(path) as temporary:
+    with written_out(path) as temporary:
         temporary.write_text(f'{head},\n "episodes": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
     return digest(source, specs)
 
@@ -64,11 +71,12 @@ def write_list(path: Path, source: ImageSource, specs: Iterable[EpisodeSpec], ab
 def read_list(path: Path, source: ImageSource) -> EpisodeList:
     """Read a list for a data set.
 
-    Expects a JSON object whose `episodes` are objects with `class` (a name or an id), `query` (an image's key) and
-    `supports` (K keys, the same K for all).
+    Expects a JSON object whose `episodes` are objects with `class` (a name, or a number: its id), `query` (an image's
+    key) and `supports` (K keys, the same K for all).
 
     Raises:
         DataError: the file is missing or not that, or names what the data set does not have.
+        ConfigError: it says that it is of another data set.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -79,9 +87,15 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
     entries = content.get("episodes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"episodes_file={path} has no 'episodes', expected a list of objects with {', '.join(KEYS)}")
+    about = _about(content, path)
+    if about["dataset"] not in (None, source.name):
+        raise ConfigError(
+            f"episodes_file={path} is a list of the data set {about['dataset']}, not of {source.name}: choose that "
+            "data set, or another list"
+        )
     places = {source.key(i): i for i in range(len(source))}
-    ids = {name: c for c, name in enumerate(source.classes, start=1)}
-    ids |= {str(c): c for c in ids.values()}
+    ids: dict[str | int, int] = {name: c for c, name in enumerate(source.classes, start=1)}
+    ids |= {c: c for c in ids.values()}  # 3 is an id, "3" a name: classes may be called by numbers
     specs: list[EpisodeSpec] = []
     for number, entry in enumerate(entries):
         problem, spec = _spec(entry, places, ids, source)
@@ -91,7 +105,7 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
         if spec is None:
             raise DataError(f"episodes_file={path}: episode {number} {problem}: correct it, or choose its data set")
         specs.append(spec)
-    return EpisodeList(specs)
+    return EpisodeList(specs, about)
 
 
 def digest(source: ImageSource, specs: Iterable[EpisodeSpec]) -> str:
@@ -108,15 +122,25 @@ def _entry(source: ImageSource, spec: EpisodeSpec) -> dict[str, Any]:
     }
 
 
+def _about(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    about = {name: content.get(name) for name in ABOUT}
+    for name, value in about.items():
+        if value is not None and type(value) is not ABOUT[name]:
+            kind = "a name" if ABOUT[name] is str else "a whole number"
+            raise DataError(f"episodes_file={path} says {name}={value!r}, expected {kind}: correct it")
+    return about
+
+
 def _spec(
-    entry: Any, places: Mapping[str, int], ids: Mapping[str, int], source: ImageSource
+    entry: Any, places: Mapping[str, int], ids: Mapping[str | int, int], source: ImageSource
 ) -> tuple[str, EpisodeSpec | None]:
     """What is wrong with an entry, or the episode."""
     if not isinstance(entry, dict) or not set(KEYS) <= set(entry) or not isinstance(entry["supports"], list):
         return f"is no object with {', '.join(KEYS)}", None
-    class_id = ids.get(str(entry["class"]))
+    named = entry["class"]
+    class_id = ids.get(named) if type(named) in (str, int) else None  # True would be 1, and a list has no hash
     if class_id is None:
-        return f"names the class '{entry['class']}', which {source.name} does not have", None
+        return f"names the class '{named}', which {source.name} does not have", None
     keys = [str(key) for key in (entry["query"], *entry["supports"])]
     unknown = [key for key in keys if key not in places]
     if unknown:

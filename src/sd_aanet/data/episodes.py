@@ -104,10 +104,6 @@ class EpisodeSampler:
         pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
         self._pairs = [(c, image) for _, c, image in sorted(pairs)]
 
-    def images(self, class_id: int) -> tuple[int, ...]:
-        """The images that count for a class."""
-        return tuple(self._images[class_id].tolist())
-
     def draw(self, epoch: int, index: int) -> EpisodeSpec:
         """The episode at a place: K distinct supports, none of them the query."""
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.

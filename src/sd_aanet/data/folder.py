@@ -11,6 +11,7 @@ from sd_aanet.data import folds as folds_of
 from sd_aanet.data.labelled import LabelMapSource
 from sd_aanet.data.layouts import open_layout
 from sd_aanet.data.listing import by_last_part, read_lines
+from sd_aanet.data.refusal import refuse
 from sd_aanet.data.source import Array8, Split
 from sd_aanet.errors import ConfigError, DataError
 
@@ -22,11 +23,14 @@ class Folder(LabelMapSource):
     and `classes.txt` (the name of class n in line n; names of index 0, such as `_background_`, are passed over at its
     top). With one class, masks may be painted in 0 and 255. Or pictures, in `images/` or not, and one JSON file in
     COCO's format, as labelme, CVAT, Label Studio and Roboflow export it; its classes are those with an outlined object.
+    Or what Roboflow makes of a divided data set, `train/` and `valid/`, each with its `_annotations.coco.json`: they
+    are the splits "train" and "val", and `test/`, if there is one, is passed over.
     Pictures without a mask are no part of the data set; they are turned the way a viewer shows them (EXIF).
 
     Where every class is novel, as with one class, nothing is left to train on, and both splits hold every picture:
     train on a benchmark, evaluate here. Otherwise `train.txt` and `val.txt` (a picture's name in each line) divide the
-    pictures, or, where there are none, their names do: the same name is always on the same side.
+    pictures, or, where there are none, Roboflow's folders, or else their names: the same name is always on the same
+    side.
 
     Args:
         root: the folder.
@@ -34,7 +38,7 @@ class Folder(LabelMapSource):
         folds: how many, divided automatically; None for folds.yaml (see `folds.from_file`) or, without it, 4 (fewer
             where there are fewer classes).
         seed: of the automatic folds.
-        val_share: of the pictures that go to "val" where no lists say it, in (0, 1).
+        val_share: of the pictures that go to "val" where no lists or folders say it, in (0, 1).
 
     Raises:
         DataError: the folder has another layout, a file in it is malformed, or a split is without pictures.
@@ -92,6 +96,8 @@ class Folder(LabelMapSource):
         lists = {name: self.root / f"{name}.txt" for name in ("train", "val")}
         if any(path.is_file() for path in lists.values()):
             return _read_list(lists[split], self._layout.pictures)
+        if self._layout.splits is not None:
+            return self._layout.splits[split]
         # By the name, not by a shuffle: a picture that is added moves no other one to the other side.
         chosen = [key for key in keys if (_share(key) < val_share) == (split == "val")]
         if not chosen:
@@ -113,15 +119,20 @@ def _read_list(path: Path, keys: Collection[str]) -> list[str]:
         raise DataError(f"image list {path} does not exist, its counterpart does: write both train.txt and val.txt")
     ends = by_last_part(keys) | {key: key for key in keys}
     listed: set[str] = set()
-    for line in read_lines(path):
+    lines = read_lines(path)
+    for line in lines:
         name = line.replace("\\", "/").removeprefix("./").removeprefix("images/")
         names = [n for n in (name, posixpath.splitext(name)[0]) if n in ends]
-        if not names:
-            raise DataError(
+        if names:
+            listed.add(ends[names[0]])
+        else:
+            problem = (
                 f"image list {path} names '{line}', which is no picture with a mask, expected a picture's name in each "
                 "line: correct it"
             )
-        listed.add(ends[names[0]])
-    if not listed:
-        raise DataError(f"image list {path} is empty, expected a picture's name in each line: fill it, or remove both")
+            refuse(DataError(problem, "missing"))
+    if not lines:
+        refuse(
+            DataError(f"image list {path} is empty, expected a picture's name in each line: fill it, or remove both")
+        )
     return sorted(listed)

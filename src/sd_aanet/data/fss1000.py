@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sd_aanet.data.folds import shuffled
 from sd_aanet.data.index import IndexedSource
 from sd_aanet.data.listing import composed, files_below, read_lines
+from sd_aanet.data.refusal import refuse
 from sd_aanet.data.source import Array8, Split, check_same_size, image_size, read_image, read_mask
 from sd_aanet.errors import ConfigError, DataError
 
@@ -113,13 +114,15 @@ class Fss1000(IndexedSource):
         seen: dict[str, str] = {}
         for stage, name in ((stage, name) for stage, names in stages.items() for name in names):
             if name in seen:
-                raise DataError(
+                line = (
                     f"class '{name}' is in the lists of {seen[name]} and of {stage} in {folder}, expected one of them: "
                     "take it off the other"
                 )
-            seen[name] = stage
+                refuse(DataError(line))
+            else:
+                seen[name] = stage
         self._others += [f"class {self.root / name} is in none of the lists" for name in found if name not in seen]
-        return stages
+        return {stage: [name for name in names if seen[name] == stage] for stage, names in stages.items()}
 
 
 def _files_of_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -142,14 +145,15 @@ def _files_of_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
 
 def _read_list(path: Path, classes: Collection[str]) -> list[str]:
     names: list[str] = []
-    for line in read_lines(path):
+    lines = read_lines(path)
+    for line in lines:
         name = next((name for name in _candidates(line) if name in classes), None)
         if name is None:
-            raise DataError(f"list {path} names '{line}', expected the name of a folder with pictures: correct it")
-        if name not in names:
+            refuse(DataError(f"list {path} names '{line}', expected the name of a folder with pictures: correct it"))
+        elif name not in names:
             names.append(name)
-    if not names:
-        raise DataError(f"list {path} is empty, expected a class or a path in each line: fill it")
+    if not lines:
+        refuse(DataError(f"list {path} is empty, expected a class or a path in each line: fill it"))
     return names
 
 

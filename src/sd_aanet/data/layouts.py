@@ -12,11 +12,15 @@ import numpy as np
 
 from sd_aanet.data.coco import CocoAnnotations
 from sd_aanet.data.listing import by_last_part, composed, files_below, read_lines
-from sd_aanet.data.source import SUFFIXES, Array8, read_label
+from sd_aanet.data.refusal import refuse
+from sd_aanet.data.source import SUFFIXES, Array8, Split, read_label
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 
 LAYOUT = "images/, masks/ and classes.txt, or pictures and one annotations file in COCO's format (*.json)"
+ROBOFLOW: dict[Split, str] = {"train": "train/", "val": "valid/"}
+"""Its folders, each with pictures and their annotations, by split. A third one, test/, is passed over."""
+ROBOFLOW_FILE = "_annotations.coco.json"
 
 
 class Layout(Protocol):
@@ -26,11 +30,13 @@ class Layout(Protocol):
         classes: names of the classes 1..C.
         pictures: the labelled ones, {key: path}, sorted; a key is the path from images/, or else from the root, without
             its suffix.
+        splits: the keys of each split where the layout itself divides its pictures, else None.
         strays: see `ImageSource.strays`.
     """
 
     classes: tuple[str, ...]
     pictures: dict[str, str]
+    splits: dict[Split, list[str]] | None
     strays: list[DataError]
 
     def file(self, key: str) -> str:
@@ -53,6 +59,8 @@ def open_layout(root: Path) -> Layout:
 
 class MaskLayout:
     """A mask for each picture, of the same name, and a list of classes."""
+
+    splits: dict[Split, list[str]] | None = None
 
     def __init__(self, root: Path) -> None:
         images, masks = root / "images", root / "masks"
@@ -90,58 +98,96 @@ class MaskLayout:
 
 
 class CocoLayout:
-    """Pictures, and one file of annotations in COCO's format."""
+    """Pictures and one file of annotations in COCO's format, or Roboflow's two folders of that."""
 
     def __init__(self, root: Path) -> None:
-        self._json = _annotations_file(root)
-        self._annotations = CocoAnnotations.open(self._json)
+        parts = {folder: _Part(root / folder, path) for folder, path in _annotations_files(root).items()}
+        first, *others = parts.values()
+        for other in others:
+            if other.annotations.categories != first.annotations.categories:
+                raise DataError(
+                    f"annotations {first.path} and {other.path} have different categories, expected the same in both: "
+                    "take both from one export"
+                )
         # Exporters list categories that no object has, such as a parent of all others.
-        used = sorted(self._annotations.used)
+        used = sorted(frozenset[int]().union(*(part.annotations.used for part in parts.values())))
         if not used:
-            raise DataError(f"annotations {self._json} hold no outlined object, only boxes or none: export polygons")
-        self.classes = tuple(composed(self._annotations.categories[place][1]) for place in used)
+            raise DataError(f"annotations {first.path} hold no outlined object, only boxes or none: export polygons")
+        self.classes = tuple(composed(first.annotations.categories[place][1]) for place in used)
+        for name in _twice(self.classes):
+            refuse(
+                DataError(
+                    f"annotations {first.path} have objects of several categories called '{name}', expected different "
+                    "names: rename or unite these categories"
+                )
+            )
         self._class_of = np.zeros(IGNORE + 1, np.uint8)
         self._class_of[IGNORE] = IGNORE
         self._class_of[np.array(used) + 1] = np.arange(1, len(used) + 1)
-        files = files_below(root)
-        names = {_plain(name): place for place, name in enumerate(self._annotations.images)}
+        self._parts = {path: part for part in parts.values() for path in part.images}
+        self.pictures = _by_key(
+            {f"{folder}{place}": path for folder, part in parts.items() for place, path in part.places.items()}
+        )
+        self.splits: dict[Split, list[str]] | None = None
+        if others:
+            self.splits = {
+                split: [key for key, path in self.pictures.items() if self._parts[path] is parts[folder]]
+                for split, folder in ROBOFLOW.items()
+            }
+        self.strays = [stray for part in parts.values() for stray in part.strays]
+
+    def file(self, key: str) -> str:
+        return str(self._parts[self.pictures[key]].path)
+
+    def read(self, key: str) -> Array8:
+        path = self.pictures[key]
+        part = self._parts[path]
+        label: Array8 = self._class_of[part.annotations.label(part.images[path])]
+        return label
+
+
+class _Part:
+    """A file of annotations, and its pictures in a folder.
+
+    Attributes:
+        path: the file.
+        annotations: what it holds.
+        places: {path of a picture from the folder: whole path}.
+        images: {whole path of a picture: its number in the annotations}.
+        strays: see `ImageSource.strays`.
+    """
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.path, self.annotations = path, CocoAnnotations.open(path)
+        files = files_below(folder)
+        names = {_plain(name): number for number, name in enumerate(self.annotations.images)}
         found = _located(names, files)
         if not found:
             raise DataError(
-                f"none of the {len(names)} pictures of {self._json}, such as {next(iter(names))}, is in {root}: put "
+                f"none of the {len(names)} pictures of {path}, such as {next(iter(names))}, is in {folder}: put "
                 "them beside it or into images/"
             )
-        self.pictures = _by_key({place: files[place] for place in found.values()})
-        self._places = {_key(place): names[name] for name, place in found.items()}
+        self.places = {place: files[place] for place in found.values()}
+        self.images = {files[place]: names[name] for name, place in found.items()}
         self.strays = [
-            *self._missing(names, found, root),
-            *self._annotations.strays(),
-            *self._others(found, files),
+            *(
+                DataError(
+                    f"picture {name} of {path} is nowhere in {folder}: put it beside it or into images/", "missing"
+                )
+                for name in names
+                if name not in found
+            ),
+            *self.annotations.strays(),
+            *self._others(files),
         ]
 
-    def file(self, key: str) -> str:
-        return str(self._json)
-
-    def read(self, key: str) -> Array8:
-        label: Array8 = self._class_of[self._annotations.label(self._places[key])]
-        return label
-
-    def _missing(self, names: Iterable[str], found: Mapping[str, str], root: Path) -> list[DataError]:
-        return [
-            DataError(
-                f"picture {name} of {self._json} is nowhere in {root}: put it beside it or into images/", "missing"
-            )
-            for name in names
-            if name not in found
-        ]
-
-    def _others(self, found: Mapping[str, str], files: Mapping[str, str]) -> list[DataError]:
+    def _others(self, files: Mapping[str, str]) -> list[DataError]:
         """Pictures that lie with the annotated ones, but are not annotated."""
-        folders, known = {posixpath.dirname(place) for place in found.values()}, set(found.values())
+        folders = {posixpath.dirname(place) for place in self.places}
         return [
-            _stray(f"picture {path} is not in {self._json}")
+            _stray(f"picture {path} is not in {self.path}")
             for place, path in files.items()
-            if posixpath.dirname(place) in folders and place not in known and _is_picture(place)
+            if posixpath.dirname(place) in folders and place not in self.places and _is_picture(place)
         ]
 
 
@@ -167,8 +213,9 @@ def _by_key(files: Mapping[str, str]) -> dict[str, str]:
     for place, path in files.items():
         key = _key(place)
         if key in found:
-            raise DataError(f"{found[key]} and {path} have one name, '{key}', expected one each: rename one")
-        found[key] = path
+            refuse(DataError(f"{found[key]} and {path} have one name, '{key}', expected one each: rename one"))
+        else:
+            found[key] = path
     return dict(sorted(found.items()))
 
 
@@ -178,17 +225,25 @@ def _class_names(path: Path) -> tuple[str, ...]:
     names = read_lines(path)
     while names and (names[0].startswith("_") or names[0] == "background"):
         names.pop(0)
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = _twice(names)
     if not names or twice or len(names) >= IGNORE:
         problem = f"names '{twice[0]}' twice" if twice else f"holds {len(names)} names"
         raise DataError(f"{path} {problem}, expected 1 to {IGNORE - 1} different names, one a line: correct it")
     return tuple(names)
 
 
-def _annotations_file(root: Path) -> Path:
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _annotations_files(root: Path) -> dict[str, Path]:
+    """{folder: its file of annotations}: one for all of the root, called "", or Roboflow's two."""
     found = sorted(path for path in (*root.glob("*.json"), *root.glob("annotations/*.json")) if path.name[0] != ".")
     if len(found) == 1:
-        return found[0]
+        return {"": found[0]}
+    divided = {folder: root / folder / ROBOFLOW_FILE for folder in ROBOFLOW.values()}
+    if not found and all(path.is_file() for path in divided.values()):
+        return divided
     what = f"{len(found)} JSON files, such as {found[0].name}" if found else "neither masks/ nor a JSON file"
     below = sorted(path.parent for path in root.glob("*/*.json") if path.name[0] != ".")
     fix = f"set dataset.root to one, such as {below[0]}" if below and not found else "set dataset.root to such a folder"

@@ -7,6 +7,7 @@ from pathlib import Path
 from sd_aanet.data.folds import arranged
 from sd_aanet.data.labelled import LabelMapSource
 from sd_aanet.data.listing import read_lines
+from sd_aanet.data.refusal import refuse
 from sd_aanet.data.source import Split
 from sd_aanet.errors import DataError
 
@@ -39,7 +40,7 @@ class Pascal5i(LabelMapSource):
 
     Labels come from `SegmentationClassAug` (VOC united with SBD) or, where that folder is absent, from
     `SegmentationClass`. A line of a list is an image id, or the pair of paths that the field's own
-    lists hold; the images are taken in the order of their ids.
+    lists hold; the images are taken in the order of their ids, each once.
 
     Args:
         root: the folder with JPEGImages, SegmentationClassAug and ImageSets/Segmentation/{train,val}.txt.
@@ -74,7 +75,7 @@ class Pascal5i(LabelMapSource):
                     f"folder {folder} is missing, expected VOC's layout (JPEGImages, SegmentationClassAug or "
                     f"SegmentationClass, ImageSets) under {root}: set dataset.root to the folder above them"
                 )
-        self._ids = _read_list(root / "ImageSets" / "Segmentation" / f"{split}.txt")
+        self._ids = read_ids(root / "ImageSets" / "Segmentation" / f"{split}.txt", "check dataset.root")
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -92,19 +93,30 @@ class Pascal5i(LabelMapSource):
         return self._folds[fold]
 
 
-def _read_list(path: Path) -> tuple[str, ...]:
-    """The sorted image ids of a list: the stem of the first path of each line, the second path's being the same."""
+def read_ids(path: Path, fix: str) -> tuple[str, ...]:
+    """The image ids of a list, sorted, each once: an id a line, or the paths of a picture and its mask.
+
+    Args:
+        path: of the list.
+        fix: what to do where there is none.
+
+    Raises:
+        DataError: the list is missing, no text, empty, or pairs files of different names.
+    """
     if not path.is_file():
-        raise DataError(f"image list {path} does not exist, expected one image id a line: check dataset.root")
-    ids: list[str] = []
-    for line in read_lines(path):
+        raise DataError(f"image list {path} does not exist, expected an image id a line: {fix}")
+    ids: set[str] = set()
+    lines = read_lines(path)
+    for line in lines:
         stems = {Path(word).stem for word in line.split()}
         if len(stems) > 1:
-            raise DataError(
+            line = (
                 f"image list {path} pairs files of different names in {line!r}, expected an id or "
                 "'JPEGImages/x.jpg SegmentationClassAug/x.png': correct the line"
             )
-        ids.extend(stems)
-    if not ids:
-        raise DataError(f"image list {path} is empty, expected one image id a line: fill it or check dataset.root")
+            refuse(DataError(line))
+        else:
+            ids |= stems
+    if not lines:
+        refuse(DataError(f"image list {path} is empty, expected an image id a line: fill it, or {fix}"))
     return tuple(sorted(ids))

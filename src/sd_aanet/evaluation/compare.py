@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,13 @@ from numpy.typing import NDArray
 
 from sd_aanet.arguments import Parser
 from sd_aanet.errors import DataError
+from sd_aanet.evaluation.report.collect import AGAIN, Job, fold_name, read_episodes, read_job
+from sd_aanet.evaluation.report.rows import switches
 from sd_aanet.evaluation.statistics import interval, mean_iou, paired_differences
-from sd_aanet.files import written_whole
+from sd_aanet.files import written_out
 
 Key = tuple[str, ...]
 """What two results have to share to be compared: data set, fold, shot, and the seed of the training."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """The episodes of one result at its headline resolution.
-
-    Attributes:
-        key: see `Key`.
-        lists: {seed: digest of its list}.
-        rows: {seed: (N, 4) int64: index, class id, foreground intersection and union}.
-        resolution: where they were scored.
-    """
-
-    key: Key
-    lists: dict[int, str]
-    rows: dict[int, NDArray[np.int64]]
-    resolution: str
 
 
 @dataclass(frozen=True)
@@ -45,11 +30,13 @@ class Difference:
         a: of the first, mean over the lists of episodes.
         b: of the second.
         resamples: (10000,) the bootstrap's distribution of b - a.
+        switches: of the protocol that the two do not share, and the value of each in both.
     """
 
     a: float
     b: float
     resamples: NDArray[np.float64]
+    switches: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         low, high = interval(self.resamples)
@@ -73,6 +60,8 @@ def main(argv: list[str]) -> int:
         print(f"{_name(key):<{width}}{difference}")
     if len(differences) > 1:
         print(f"{'mean':<{width}}{_mean(list(differences.values()))}")
+    for line in _not_shared(differences.values()):
+        print(line)
     if given.out is not None:
         _write(differences, given.out)
     return 0
@@ -96,19 +85,45 @@ def compare(a: Path, b: Path) -> dict[Key, Difference]:
     return {key: _difference(ones[key], others[key], a, b) for key in common}
 
 
-def _difference(one: Episodes, other: Episodes, a: Path, b: Path) -> Difference:
-    if one.lists != other.lists or one.resolution != other.resolution:
-        what = "resolutions" if one.lists == other.lists else "lists of episodes"
-        raise DataError(
-            f"'{a}' and '{b}' were scored on different {what} ({_name(one.key)}): evaluate both with the same "
-            "protocol, seed and min_object_pixels, or with one episodes_file"
-        )
-    pairs = [(one.rows[seed], other.rows[seed]) for seed in one.rows]
+def _difference(one: Job, other: Job, a: Path, b: Path) -> Difference:
+    for what, ours, theirs in (
+        ("on different lists of episodes", list(one.lists.values()), list(other.lists.values())),
+        ("at different resolutions", one.resolution, other.resolution),
+        ("with different ignore_boundary", *(job.protocol.get("ignore_boundary") for job in (one, other))),
+    ):
+        if ours != theirs:
+            raise DataError(
+                f"'{a}' and '{b}' were scored {what} ({_name(_key(one))}): evaluate both with the same protocol, seed "
+                "and min_object_pixels, or with one episodes_file"
+            )
+    pairs = list(zip(_rows(one), _rows(other), strict=True))
+    if not all(np.array_equal(x[:, 0], y[:, 0]) for x, y in pairs):
+        raise DataError(f"episodes.csv of '{a}' and of '{b}' do not hold the list that both results name: {AGAIN}")
     resamples = [
-        paired_differences(x[:, 2:], y[:, 2:], x[:, 1], seed) for seed, (x, y) in zip(one.rows, pairs, strict=True)
+        paired_differences(x[:, 1:], y[:, 1:], x[:, 0], seed) for seed, (x, y) in zip(one.lists, pairs, strict=True)
     ]
-    means = [np.mean([mean_iou(pair[side][:, 2:], pair[side][:, 1]) for pair in pairs]) for side in (0, 1)]
-    return Difference(float(means[0]), float(means[1]), np.mean(resamples, axis=0))
+    means = [np.mean([mean_iou(pair[side][:, 1:], pair[side][:, 0]) for pair in pairs]) for side in (0, 1)]
+    both = {name: (switches(one).get(name), switches(other).get(name)) for name in switches(one) | switches(other)}
+    not_shared = {name: values for name, values in both.items() if values[0] != values[1]}
+    return Difference(float(means[0]), float(means[1]), np.mean(resamples, axis=0), not_shared)
+
+
+def _rows(job: Job) -> list[NDArray[np.int64]]:
+    """For each list of episodes (N, 3): class id, foreground intersection and union."""
+    episodes = job.episodes
+    assert episodes is not None
+    rows = np.stack([episodes.class_id, episodes.intersection, episodes.union], 1)
+    return [rows[episodes.seed == seed] for seed in job.lists]
+
+
+def _not_shared(differences: Iterable[Difference]) -> list[str]:
+    """A line for each switch of the protocol that results do not share: what of a difference may be its work."""
+    lines = [
+        f"not of the network alone: {name} is {json.dumps(ours)} in A, {json.dumps(theirs)} in B"
+        for difference in differences
+        for name, (ours, theirs) in difference.switches.items()
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def _mean(differences: list[Difference]) -> Difference:
@@ -119,43 +134,24 @@ def _mean(differences: list[Difference]) -> Difference:
     )
 
 
-def _results(place: Path) -> dict[Key, Episodes]:
+def _results(place: Path) -> dict[Key, Job]:
     paths = [place] if place.is_file() else sorted(place.rglob("result.json"))
     if not paths:
         raise DataError(f"'{place}' holds no result.json: give what sd-aanet evaluate or train wrote")
-    found: dict[Key, Episodes] = {}
+    found: dict[Key, Job] = {}
     for path in paths:
-        episodes = _read(path)
-        if episodes.key in found:
-            raise DataError(f"'{place}' holds two results of {_name(episodes.key)}: give the folder of one of them")
-        found[episodes.key] = episodes
+        job = read_job(path, path.parent)
+        episodes = read_episodes(job)
+        if episodes is None:
+            raise DataError(f"'{path}' has no episodes.csv beside it: {AGAIN}")
+        if _key(job) in found:
+            raise DataError(f"'{place}' holds two results of {_name(_key(job))}: give the folder of one of them")
+        found[_key(job)] = replace(job, episodes=episodes)
     return found
 
 
-def _read(path: Path) -> Episodes:
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        protocol, training = result["protocol"], result["training"] or {}
-        resolution = "original" if protocol["resolution"] == "both" else protocol["resolution"]
-        lists = {int(seed["seed"]): str(seed["episodes"]) for seed in result["seeds"]}
-        rows: dict[int, list[list[int]]] = {seed: [] for seed in lists}
-        with (path.parent / "episodes.csv").open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["resolution"] == resolution:
-                    names = ("index", "class_id", "intersection", "union")
-                    rows[int(row["seed"])].append([int(row[name]) for name in names])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        line = " ".join(str(error).split())
-        raise DataError(
-            f"'{path}' with the episodes.csv beside it is no result of this version ({line}): evaluate again"
-        ) from None
-    key = (
-        str(protocol["dataset"]),
-        f"fold {protocol['fold']}",
-        f"{protocol['test_shot']}-shot",
-        f"seed {training.get('seed', '-')}",
-    )
-    return Episodes(key, lists, {seed: np.array(some, np.int64) for seed, some in rows.items()}, resolution)
+def _key(job: Job) -> Key:
+    return job.dataset, fold_name(job.fold), f"{job.shot}-shot", f"seed {job.training.get('seed', '-')}"
 
 
 def _name(key: Key) -> str:
@@ -164,9 +160,12 @@ def _name(key: Key) -> str:
 
 def _write(differences: dict[Key, Difference], out: Path) -> None:
     entries = [
-        {"of": list(key), "a": d.a, "b": d.b, "difference": d.b - d.a, "interval": list(interval(d.resamples))}
+        {
+            **{"of": list(key), "a": d.a, "b": d.b, "difference": d.b - d.a, "interval": list(interval(d.resamples))},
+            "switches": d.switches,
+        }
         for key, d in differences.items()
     ]
-    with written_whole(out) as path:
+    with written_out(out) as path:
         path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     print(f"\nwritten: {out}")

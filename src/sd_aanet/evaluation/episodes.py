@@ -8,7 +8,7 @@ from typing import Any
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episode_lists import write_list
 
-KEPT = ("fold", "shot", "seed", "order", "min_object_pixels")
+KEPT = ("fold", "shot", "seed", "order", "min_object_pixels", "short_classes")
 """What a list says of how it was drawn."""
 
 

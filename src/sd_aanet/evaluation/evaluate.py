@@ -30,7 +30,7 @@ from sd_aanet.training.module import SDAANetModule
 
 RESOLUTIONS = {"original": ("original",), "squashed": ("squashed",), "both": ("original", "squashed")}
 """What `resolution` may be -> where predictions are scored, the headline first."""
-TRAINING_SWITCHES = ("select_on", "novel_in_train")
+TRAINING_SWITCHES = ("shot", "augment", "select_on", "novel_in_train", "held_out", "val_episodes")
 """Switches of the protocol that a training has followed or not, whatever the evaluation would like."""
 
 
@@ -139,14 +139,16 @@ def _test(tester: EpisodeTester, jobs: Sequence[Job], data: EpisodeDataModule, s
 def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol) -> Result:
     """Every switch of the protocol; those of the training as it was, None where that is unknown."""
     training = module.hparams.get("training") or {}
+    seen = training.get("classes") or {}
     described = data.describe()
     return {
         "protocol": protocol.name,
         **described,
         **{name: training.get(name) for name in TRAINING_SWITCHES},
+        "classes": {**{stage: seen.get(stage) for stage in ("train", "val")}, "test": described["classes"]["test"]},
         "size": data.preprocess.size,
         "episodes": described["test_episodes"],
-        "seed": protocol.seed,
+        "seed": protocol.seed if data.episodes_file is None else described["test_seed"],
         "seeds": protocol.seeds,
         "resolution": protocol.resolution,
         "scales": list(protocol.views.scales),

@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 from sd_aanet.checkpoint import load_module
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.results import Result, table, write_result
+from sd_aanet.evaluation.seen import seen_classes
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.training.build import build_module, open_data, quiet, trainer_settings
-from sd_aanet.training.module import SDAANetModule
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,11 @@ def run(config: dict[str, Any]) -> Result:
         pl.seed_everything(config["seed"], verbose=False)
         classes = len(data.source("val").classes)
         module = build_module(config, classes, {"size": size, "resize": resize}).eval()
-    _warn_of_known_classes(module, config)
+    if seen := seen_classes(module.hparams.get("training") or {}, data.describe()):
+        logger.warning(
+            "CAUTION: this checkpoint has seen %s in training: the figures below are none of few-shot segmentation",
+            seen,
+        )
     out = Path(config["out"])
     with results_in(out):
         memory = (config["remember_gb"], config["remember_dir"])
@@ -64,16 +68,3 @@ def run(config: dict[str, Any]) -> Result:
     print(table(result))
     print("\nwritten: " + ", ".join(str(out / name) for name in ("result.json", "episodes.csv", "episodes.png")))
     return result
-
-
-def _warn_of_known_classes(module: SDAANetModule, config: dict[str, Any]) -> None:
-    """Say it where the checkpoint was trained on what is to be novel."""
-    training = module.hparams.get("training") or {}
-    if training.get("dataset") == config["dataset"]["name"] and training.get("fold") != config["fold"]:
-        logger.warning(
-            "CAUTION: this checkpoint was trained for fold=%s of %s: it has seen classes of fold=%s, and the figures "
-            "below are none of few-shot segmentation",
-            training["fold"],
-            training["dataset"],
-            config["fold"],
-        )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction
+from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation.loading import LabelledPictures
 from sd_aanet.evaluation.metrics import episode_counts
 from sd_aanet.evaluation.plan import Job, Step
@@ -30,12 +31,21 @@ class Views:
     """Test-time augmentation: the foreground's probability is the mean over views of the same episode.
 
     Attributes:
-        scales: of the input's side, each rounded to the next 8n + 1.
+        scales: of the input's side, each rounded to the next 8n + 1; from 0.25, under which nothing is left to see, to
+            4, above which memory ends.
         flip: with and without flipping queries and supports left to right.
+
+    Raises:
+        ConfigError: another scale, or none.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0.25 <= scale <= 4 for scale in self.scales):
+            shown = ",".join(f"{scale:g}" for scale in self.scales)
+            raise ConfigError(f"scales=[{shown}], expected numbers from 0.25 to 4: set scales=[0.8,1.0,1.2]")
 
     def of(self, pictures: LabelledPictures) -> Iterator[tuple[LabelledPictures, bool]]:
         """The views of pictures and their masks, and whether each is flipped."""

@@ -46,8 +46,11 @@ DATA = (
     *("ignore_boundary", "short_classes"),
 )
 """The settings that the data module takes as they are."""
-RECORDED = ("fold", "shot", "seed", "steps", "size", "select_on", "novel_in_train", "held_out")
-"""What a checkpoint tells of its training, beside the data set."""
+RECORDED = (
+    *("fold", "shot", "seed", "steps", "size", "augment"),
+    *("select_on", "novel_in_train", "held_out", "val_episodes"),
+)
+"""What a checkpoint tells of its training, beside the data set and the classes that it has seen."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -167,12 +170,17 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
             f"features=remember with augment={config['augment']}: random views never come again; "
             "set augment=none or augment=flip"
         )
+    described = data.describe()
     module = build_module(
         config,
         classes,
         preprocess,
         **{name: config[name] for name in ("lr", "momentum", "weight_decay", "power")},
-        training={"dataset": config["dataset"]["name"], **{name: config[name] for name in RECORDED}},
+        training={
+            "dataset": described["dataset"],
+            **{name: config[name] for name in RECORDED},
+            "classes": {stage: described["classes"][stage] for stage in ("train", "val")},
+        },
     )
     if remembers:
         module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,14 @@ from sd_aanet.data.reading import read_all
 from sd_aanet.data.source import read_label
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
+from sd_aanet.files import written_whole
 
 ANNOTATED = {"train": 82_081, "val": 40_137}
 """Images of COCO 2014 with an annotation; the field's lists for COCO-20i are these."""
 USABLE = 2 * 32 * 32
 """Pixels of a class from which on an image counts for it, in most protocols."""
+_OF = ".annotations"
+"""In a folder of masks that we drew: the state of their annotations."""
 
 
 def found_in(coco: Path) -> tuple[list[Path], list[Path]]:
@@ -45,7 +49,7 @@ def build(annotations: Sequence[Path], images: Sequence[Path], out: Path, png: b
     Args:
         annotations: the JSON files of train and val.
         images: their folders of images.
-        out: is made, but for masks that are there already.
+        out: is made, but for masks that are there already; those that were drawn from other annotations go.
         png: draw the masks now, which takes long, instead of when they are needed.
 
     Raises:
@@ -66,8 +70,10 @@ def build(annotations: Sequence[Path], images: Sequence[Path], out: Path, png: b
             f"{name}: {len(split.images):,} images, {int(split.annotated.sum()):,} of them annotated{expected}",
             flush=True,
         )
+        masks = out / "masks" / name
+        _remove_stale(split, masks)
         if png:
-            usable = _write_masks(split, out / "masks" / name, f"Writing the {name} masks")
+            usable = _write_masks(split, masks, f"Writing the {name} masks")
             print(f"{name}: {usable:,} images show a class on at least {USABLE:,} pixels", flush=True)
     print(f"written: {out}; use it as dataset=coco20i dataset.root={out}")
 
@@ -86,9 +92,29 @@ def _check_categories(splits: Sequence[CocoAnnotations]) -> None:
         )
 
 
+def _unfinished(folder: Path) -> Path:
+    """Where masks are drawn until all are there: a folder of masks is used as soon as it exists."""
+    return folder.with_name(f".{folder.name}")
+
+
+def _remove_stale(annotations: CocoAnnotations, folder: Path) -> None:
+    """Remove masks that an earlier call drew from other annotations; the user's own have no mark of ours."""
+    for place in (folder, _unfinished(folder)):
+        mark = place / _OF
+        if mark.is_file() and mark.read_text(encoding="utf-8") != annotations.state:
+            shutil.rmtree(place)
+
+
 def _write_masks(annotations: CocoAnnotations, folder: Path, title: str) -> int:
-    """Write a PNG for each image; how many show a class large enough."""
-    return sum(read_all(partial(_write_mask, annotations, folder), len(annotations.images), title))
+    """Write a PNG for each image, but for those that are there; how many show a class large enough."""
+    place = folder if folder.is_dir() else _unfinished(folder)
+    if place != folder:
+        with written_whole(place / _OF) as temporary:
+            temporary.write_text(annotations.state, encoding="utf-8")
+    usable = sum(read_all(partial(_write_mask, annotations, place), len(annotations.images), title))
+    if place != folder:
+        place.rename(folder)
+    return usable
 
 
 def _write_mask(annotations: CocoAnnotations, folder: Path, i: int) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sd_aanet.data.pascal5i import CLASSES
+from sd_aanet.data.pascal5i import CLASSES, read_ids
 from sd_aanet.data.prepare import SPLITS
 from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
 from sd_aanet.data.reading import read_all
@@ -42,7 +42,7 @@ def build(voc: Path, sbd: Path | None, out: Path) -> None:
     if out.resolve() == voc.resolve():
         raise ConfigError(f"--out {out} is VOC's own folder, whose lists would be overwritten: choose another")
     _check_folder(voc / "JPEGImages", "--voc VOCdevkit/VOC2012")
-    val = read_ids(voc / LISTS / "val.txt")
+    val = _ids_of(voc / LISTS / "val.txt")
     _tell_count("VOC's val.txt", val, VOC_VAL)
     train = _train_of_ready_masks(voc, val) if sbd is None else _train_by_rule(voc, sbd, val)
     _tell_count("train", train, TRAIN)
@@ -65,21 +65,6 @@ def build(voc: Path, sbd: Path | None, out: Path) -> None:
     )
 
 
-def read_ids(path: Path) -> set[str]:
-    """The images of a list: an id a line, or paths to a picture and its mask.
-
-    Raises:
-        DataError: the list is missing or empty.
-    """
-    try:
-        ids = {Path(line.split()[0]).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"image list {path} cannot be read ({error}): unpack its archive again") from None
-    if not ids:
-        raise DataError(f"image list {path} is empty, expected an image id a line: unpack its archive again")
-    return ids
-
-
 def read_sbd(path: Path) -> Array8:
     """The class indices that a .mat file of SBD holds, uint8 (H, W).
 
@@ -99,11 +84,15 @@ def read_sbd(path: Path) -> Array8:
     raise DataError(f"mask {path} cannot be read ({' '.join(problem.split())}): unpack SBD's archive again")
 
 
+def _ids_of(path: Path) -> set[str]:
+    return set(read_ids(path, "unpack its archive again"))
+
+
 def _train_by_rule(voc: Path, sbd: Path, val: set[str]) -> set[str]:
     _check_folder(voc / "SegmentationClass", "--voc VOCdevkit/VOC2012")
     _check_folder(_dataset(sbd) / "cls", "--sbd benchmark_RELEASE")
-    voc_train = read_ids(voc / LISTS / "train.txt") - val
-    sbd_train = read_ids(_dataset(sbd) / "train.txt") - val
+    voc_train = _ids_of(voc / LISTS / "train.txt") - val
+    sbd_train = _ids_of(_dataset(sbd) / "train.txt") - val
     _tell_count("VOC's train.txt", voc_train, VOC_TRAIN)
     _tell_count("SBD's train.txt without VOC's val.txt", sbd_train, SBD_TRAIN)
     return voc_train | sbd_train
@@ -115,7 +104,7 @@ def _train_of_ready_masks(voc: Path, val: set[str]) -> set[str]:
     ready = voc / LISTS / "trainaug.txt"
     if ready.is_file():
         print(f"masks are those of {voc / MASKS}; train is {ready} without val")
-        return read_ids(ready) - val
+        return _ids_of(ready) - val
     print(f"masks are those of {voc / MASKS}; train is all of them that have a picture and are not in val")
     pictures = {path.stem for path in (voc / "JPEGImages").glob("*.jpg")}
     return {path.stem for path in (voc / MASKS).glob("*.png")} & pictures - val

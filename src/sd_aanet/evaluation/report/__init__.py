@@ -53,7 +53,11 @@ def main(argv: list[str]) -> int:
     files: dict[str, bytes] = {name: text.encode() for name, text in texts.items()}
     for plot in plots:
         files |= {f"figures/{plot.name}.svg": plot.svg, f"figures/{plot.name}.png": plot.png}
+    earlier = list((out / "figures").glob("*")) if (out / "report.html").is_file() else []
     with results_in(out):
+        for path in earlier:  # of other results, maybe
+            if f"figures/{path.name}" not in files and path.suffix in (".svg", ".png"):
+                path.unlink()
         for name, content in files.items():
             with written_whole(out / name) as path:
                 path.write_bytes(content)

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.plots import Series, read_metrics
+from sd_aanet.evaluation.seen import seen_classes
 
 Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
 FIGURES = ("miou", "fb_iou")
-COUNTS = ("class_id", "intersection", "union", "background_intersection", "background_union", "object")
+COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
 RECIPE = (
     *("lr", "batch_size", "momentum", "weight_decay", "power", "gradient_clip", "early_stopping"),
     *("model.loss.alpha", "model.loss.beta", "model.loss.auxiliary", "model.loss.temperature"),
@@ -29,6 +30,11 @@ RECIPE = (
 )
 """What a training's config.yaml has that sets it apart from others and that its result does not name."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
+
+
+def fold_name(fold: int) -> str:
+    """What a fold is called, see `Job.fold`."""
+    return "no fold" if fold < 0 else f"fold {fold}"
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Test episodes of one job at its headline resolution: int64 arrays (N,), in pixels but for `class_id`.
+    """Test episodes of one job at its headline resolution: int64 arrays (N,), in pixels but for `seed` and `class_id`.
 
     Attributes:
+        seed: of the list that each is of.
         area: of the image, without ignored pixels.
         object: true foreground.
         names: class id -> class name.
     """
 
+    seed: NDArray[np.int64]
     class_id: NDArray[np.int64]
     intersection: NDArray[np.int64]
     union: NDArray[np.int64]
@@ -72,7 +80,7 @@ class Job:
         name: its folder, from the folder that was searched.
         folder: its folder.
         result: all of result.json.
-        headline: figures at the resolution that the protocol names.
+        headline: figures at `resolution`.
         also: figures at further resolutions.
         recipe: those of `RECIPE` that are known.
         episodes: its test episodes; None without episodes.csv.
@@ -102,8 +110,13 @@ class Job:
 
     @property
     def training(self) -> Settings:
-        """Seed, shot and steps of the training; empty where there was none, or none is known."""
+        """Settings and classes of the training; empty where there was none, or none is known."""
         return dict(self.result.get("training") or {})
+
+    @property
+    def seen(self) -> str:
+        """The tested classes that its training has seen, see `seen_classes`."""
+        return seen_classes(self.training, self.protocol)
 
     @property
     def dataset(self) -> str:
@@ -112,13 +125,25 @@ class Job:
 
     @property
     def fold(self) -> int:
-        """Whose classes are novel."""
-        return int(self.protocol["fold"])
+        """Whose classes are novel; -1 for a list of episodes that is of no fold."""
+        fold = self.protocol["fold"]
+        return -1 if fold is None else int(fold)
+
+    @property
+    def resolution(self) -> str:
+        """Where its headline was scored."""
+        resolution = str(self.protocol["resolution"])
+        return "original" if resolution == "both" else resolution
 
     @property
     def shot(self) -> int:
         """K of the evaluation."""
         return int(self.protocol["test_shot"])
+
+    @property
+    def lists(self) -> dict[int, str]:
+        """The digest of each list of episodes, by its seed."""
+        return {int(seed["seed"]): str(seed["episodes"]) for seed in self.result["seeds"]}
 
 
 def read_jobs(folder: Path) -> list[Job]:
@@ -137,14 +162,23 @@ def read_jobs(folder: Path) -> list[Job]:
             f"folder '{folder}' holds no result.json, at any depth{why}: give that of a sweep, of trainings or of "
             "evaluations that have come to their end"
         )
-    jobs = [_read_job(path, folder) for path in paths]
+    jobs = [read_job(path, folder) for path in paths]
     return [
-        replace(job, episodes=_read_episodes(job), prototypes=_read_prototypes(job), curves=_read_curves(job))
+        replace(job, episodes=read_episodes(job), prototypes=_read_prototypes(job), curves=_read_curves(job))
         for job in tqdm(jobs, desc="reading", unit="job", leave=False, disable=None)
     ]
 
 
-def _read_job(path: Path, root: Path) -> Job:
+def read_job(path: Path, root: Path) -> Job:
+    """A result.json, checked, without what stands beside it.
+
+    Args:
+        path: of the file.
+        root: the folder that the job is named from.
+
+    Raises:
+        DataError: the file is damaged or none of ours.
+    """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -158,16 +192,20 @@ def _read_job(path: Path, root: Path) -> Job:
         known: list[object] = [
             job.dataset,
             job.shot,
-            job.protocol["resolution"],
+            job.resolution,
             job.network["method"],
             job.network["backbone"],
+            job.lists,
+            job.seen,
         ]
         known += (int(job.training["seed"]), int(job.training["shot"])) if job.training else ()
-        if job.fold < 0:
+        if job.fold < 0 and job.protocol["fold"] is not None:
             raise ValueError(f"fold {job.fold}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"'{path}' is no result of sd-aanet evaluate or train ({what}): move it away") from None
+        raise DataError(
+            f"'{path}' is no result of sd-aanet evaluate or train ({what}): move it away, or {AGAIN}"
+        ) from None
     return job
 
 
@@ -196,13 +234,19 @@ def _recipe(path: Path, result: Settings) -> Settings:
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """What is known of jobs that failed: name -> text of failures/<name>.txt, or of failed.txt in a job's folder."""
-    reports = {path.stem: path for path in sorted(folder.glob("failures/*.txt"))}
-    reports |= {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("failed.txt"))}
-    return {name: path.read_text(encoding="utf-8", errors="replace").strip() for name, path in reports.items()}
+    """What is known of jobs that failed: name -> text of failures/<name>.txt, which sweeps at any depth leave."""
+    return {
+        (path.parent.parent / path.stem).relative_to(folder).as_posix(): path.read_text("utf-8", "replace").strip()
+        for path in sorted(folder.glob("**/failures/*.txt"))
+    }
 
 
-def _read_episodes(job: Job) -> Episodes | None:
+def read_episodes(job: Job) -> Episodes | None:
+    """What episodes.csv beside a result holds; None where it is not there.
+
+    Raises:
+        DataError: the file is damaged, or does not have as many episodes as the result.
+    """
     path = job.folder / "episodes.csv"
     if not path.is_file():
         return None
@@ -222,7 +266,10 @@ def _read_episodes(job: Job) -> Episodes | None:
             f"beside it: {AGAIN}"
         )
     area = counts["union"] + counts["background_intersection"]
-    return Episodes(counts["class_id"], counts["intersection"], counts["union"], area, counts["object"], names)
+    seed, class_id, intersection, union, true = (
+        counts[name] for name in ("seed", "class_id", "intersection", "union", "object")
+    )
+    return Episodes(seed, class_id, intersection, union, area, true, names)
 
 
 def _read_prototypes(job: Job) -> Prototypes | None:

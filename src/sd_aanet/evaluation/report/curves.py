@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_aanet.evaluation.plots import COLOURS
-from sd_aanet.evaluation.report.collect import Job
+from sd_aanet.evaluation.report.collect import Job, fold_name
 from sd_aanet.evaluation.report.rows import Row
 from sd_aanet.evaluation.report.style import LINES, MARKERS, Line, Plot, finish, panels
 
@@ -40,7 +40,7 @@ def learning_curves(rows: Sequence[Row]) -> Iterator[Plot]:
             panel.plot(steps, 100 * np.array(values), **looks)
         panel.set(title=title, xlabel="step", ylabel="validation mIoU, %")
         panel.set_ylim(bottom=0)
-    handles = [Line2D([], [], label=f"fold {fold}", **_fold_looks(fold)) for fold in folds]
+    handles = [Line2D([], [], label=fold_name(fold), **_fold_looks(fold)) for fold in folds]
     handles += [Line2D([], [], color="black", label=f"{k}-shot", linestyle=_line(shots, k)) for k in shots]
     figure.legend(handles=handles, loc="outside right upper")
     yield finish(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_aanet.evaluation.plots import COLOURS
-from sd_aanet.evaluation.report.collect import Episodes, Job
+from sd_aanet.evaluation.report.collect import Episodes, Job, fold_name
 from sd_aanet.evaluation.report.rows import Row
 from sd_aanet.evaluation.report.style import (
     MARKERS,
@@ -73,9 +73,9 @@ def _class_bars(dataset: str, comparison: Comparison) -> Plot:
 def _class_iou(row: Row) -> dict[tuple[int, str], float]:
     """{(fold, class): IoU in per cent}, the mean over trainings."""
     values: dict[tuple[int, str], list[float]] = {}
-    for fold, jobs in row.jobs.items():
-        for job in jobs.values():
-            for name, iou in job.headline.classes.items():
+    for fold in row.jobs:
+        for scores in row.scores(fold).values():
+            for name, iou in scores.classes.items():
                 values.setdefault((fold, name), []).append(100 * iou)
     return {key: float(np.mean(each)) for key, each in values.items()}
 
@@ -90,7 +90,7 @@ def _blocks(values: Sequence[dict[tuple[int, str], float]]) -> list[tuple[str, l
         parts = range(0, len(ordered), PANEL_CLASSES)
         for start in parts:
             part = f", {start // PANEL_CLASSES + 1} of {len(parts)}" if len(parts) > 1 else ""
-            blocks.append((f"fold {fold}{part}", ordered[start : start + PANEL_CLASSES]))
+            blocks.append((f"{fold_name(fold)}{part}", ordered[start : start + PANEL_CLASSES]))
     return blocks
 
 
@@ -187,7 +187,7 @@ def _prototypes(dataset: str, row: Row, jobs: Sequence[Job]) -> Plot:
                 alpha=0.75,
                 label=_shortened(names.get(c, f"class {c}")),
             )
-        panel.set(title=f"fold {job.fold}", xticks=[], yticks=[])
+        panel.set(title=fold_name(job.fold), xticks=[], yticks=[])
         panel.spines[:].set_visible(True)
         panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, markerscale=1.6, handletextpad=0.1)
     return finish(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sd_aanet.evaluation.report.collect import Job, Scores, Settings
+from sd_aanet.evaluation.statistics import half_interval
 
 FOLDS = {"pascal5i": 4, "coco20i": 4, "fss1000": 1, "shapes": 4}
 OF_A_JOB = ("dataset", "fold", "folds", "shot", "test_shot", "seed", "test_seed", "episodes_file", "classes")
@@ -51,11 +52,10 @@ class Row:
         shot: K of the evaluation.
         train_shot: K of the training; None where no training is known.
         resolution: at which it was scored.
-        headline: whether that is the first resolution of its jobs.
         protocol: switches in common to its jobs.
         settings: of network and training, those that no other attribute holds.
         folds: how many the data set has.
-        jobs: fold -> seed of the training -> job.
+        jobs: fold (see `Job.fold`) -> seed of the training -> job.
     """
 
     dataset: str
@@ -64,7 +64,6 @@ class Row:
     shot: int
     train_shot: int | None
     resolution: str
-    headline: bool
     protocol: Settings
     settings: Settings
     folds: int
@@ -73,7 +72,10 @@ class Row:
     def scores(self, fold: int) -> Trainings:
         """What a fold's jobs scored."""
         jobs = self.jobs.get(fold, {})
-        return {seed: job.headline if self.headline else job.also[self.resolution] for seed, job in jobs.items()}
+        return {
+            seed: job.headline if job.resolution == self.resolution else job.also[self.resolution]
+            for seed, job in jobs.items()
+        }
 
     def cell(self, fold: int) -> Cell | None:
         """MIoU of a fold; None where it was not run."""
@@ -84,9 +86,14 @@ class Row:
         return mean_over_folds([self.scores(fold) for fold in self.jobs], figure)
 
     @property
+    def headline(self) -> bool:
+        """Whether its resolution is the first one of all its jobs."""
+        return all(job.resolution == self.resolution for job in self.all_jobs())
+
+    @property
     def partial(self) -> bool:
-        """Whether folds are missing."""
-        return len(self.jobs) < self.folds
+        """Whether folds are missing; none is where the episodes are of no fold."""
+        return len(self.jobs) < self.folds and min(self.jobs) >= 0
 
     @property
     def trainings(self) -> list[int]:
@@ -122,13 +129,6 @@ def mean_over_folds(folds: Sequence[Trainings], figure: str) -> Cell:
     return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
 
-def half_interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval of a mean, by Student's t; of at least two values."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
 def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
     """Jobs as rows, ordered by data set, model, backbone and shot; rows of different protocols stay apart.
 
@@ -136,16 +136,13 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
         The rows, and what is to be known of single jobs: of one that is left out because a later one is of the same
         training, fold, shot and protocol, and of one that was trained on the classes it is tested on.
     """
-    groups: dict[str, list[tuple[Job, str, bool]]] = {}
+    groups: dict[str, list[tuple[Job, str]]] = {}
     for job in jobs:
-        headline = str(job.protocol["resolution"])
-        for resolution in (headline, *job.also):
-            entry = (job, resolution, resolution == headline)
-            groups.setdefault(_key(job, resolution), []).append(entry)
-    folds = {job.dataset: _folds(job.dataset, jobs) for job in jobs}
-    rows, notes = [], [_seen(job) for job in jobs if _has_seen(job)]
+        for resolution in (job.resolution, *job.also):
+            groups.setdefault(_key(job, resolution), []).append((job, resolution))
+    rows, notes = [], [_caution(job) for job in jobs if job.seen]
     for group in groups.values():
-        row, twice = _row(group, folds)
+        row, twice = _row(group)
         rows.append(row)
         notes += [line for line in twice if line not in notes]
     order = sorted(
@@ -155,33 +152,26 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
 
 
 def _key(job: Job, resolution: str) -> str:
-    training = {name: value for name, value in job.training.items() if name not in ("seed", "fold")}
-    parts = [job.dataset, job.shot, job.network, training, job.recipe, _switches(job), resolution]
-    return json.dumps([*parts, _untrained(job)], sort_keys=True, default=str)
+    training = {name: value for name, value in job.training.items() if name not in ("seed", "fold", "classes")}
+    parts = [job.dataset, job.shot, job.network, training, job.recipe, switches(job), resolution]
+    return json.dumps([*parts, _untrained(job), bool(job.seen), job.fold < 0], sort_keys=True, default=str)
 
 
-def _switches(job: Job) -> Settings:
-    return {name: value for name, value in job.protocol.items() if name not in OF_A_JOB}
+def switches(job: Job) -> Settings:
+    """Those of the protocol that say nothing of the job itself; not the resolution, of which a job may have several."""
+    return {name: value for name, value in job.protocol.items() if name not in (*OF_A_JOB, "resolution")}
 
 
-def _has_seen(job: Job) -> bool:
-    training = job.training
-    return training.get("dataset") == job.dataset and training.get("fold", job.fold) != job.fold
-
-
-def _seen(job: Job) -> str:
-    return (
-        f"CAUTION: {job.name} was trained for fold {job.training['fold']} and is tested on fold {job.fold}, of which "
-        "it has seen classes: that is no few-shot segmentation."
-    )
+def _caution(job: Job) -> str:
+    return f"CAUTION: {job.name} has seen {job.seen} in training: that is no few-shot segmentation."
 
 
 def _untrained(job: Job) -> bool:
     return not job.training and job.result.get("checkpoint") is None
 
 
-def _row(group: Sequence[tuple[Job, str, bool]], folds: Mapping[str, int]) -> tuple[Row, list[str]]:
-    first, resolution, headline = group[0]
+def _row(group: Sequence[tuple[Job, str]]) -> tuple[Row, list[str]]:
+    first, resolution = group[0]
     cells: dict[int, dict[int | None, Job]] = {}
     twice = []
     for job, *_ in group:
@@ -193,7 +183,7 @@ def _row(group: Sequence[tuple[Job, str, bool]], folds: Mapping[str, int]) -> tu
         trainings[seed] = job
     of_jobs = [job.protocol for job, *_ in group]
     collected = {name: _collected([p[name] for p in of_jobs if name in p]) for name in COLLECTED if name in of_jobs[0]}
-    protocol = _switches(first) | {"resolution": resolution} | collected
+    protocol = switches(first) | {"resolution": resolution} | collected
     unnamed = {name: value for name, value in first.network.items() if name not in NAMED}
     training = {name: value for name, value in first.training.items() if name not in (*OF_A_JOB, *protocol)}
     row = Row(
@@ -203,10 +193,9 @@ def _row(group: Sequence[tuple[Job, str, bool]], folds: Mapping[str, int]) -> tu
         shot=first.shot,
         train_shot=first.training.get("shot"),
         resolution=resolution,
-        headline=headline,
         protocol=protocol,
         settings=unnamed | training | first.recipe,
-        folds=folds[first.dataset],
+        folds=_folds([job for job, _ in group]),
         jobs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
     return row, twice
@@ -220,7 +209,8 @@ def _collected(values: Sequence[Any]) -> Any:
 
 def _model(job: Job) -> str:
     elsewhere = job.training.get("dataset", job.dataset)
-    return _network(job) + (f", trained on {elsewhere}" if elsewhere != job.dataset else "")
+    trained = f", trained on {elsewhere}" if elsewhere != job.dataset else ""
+    return f"{_network(job)}{trained}{', CAUTION: has seen tested classes' if job.seen else ''}"
 
 
 def _network(job: Job) -> str:
@@ -249,15 +239,14 @@ def _backbone(name: str) -> str:
     return name
 
 
-def _folds(dataset: str, jobs: Sequence[Job]) -> int:
-    """How many folds a data set has: as its results say, as is known, or as its classes suggest."""
-    ours = [job for job in jobs if job.dataset == dataset]
-    said = [job.protocol.get("folds") or FOLDS.get(dataset) or _folds_by_classes(job.protocol) for job in ours]
-    return max(*said, *(job.fold + 1 for job in ours))
+def _folds(jobs: Sequence[Job]) -> int:
+    """How many folds the data set of a row has: as its results say, as is known, or as its classes suggest."""
+    said = [job.protocol.get("folds") or FOLDS.get(job.dataset) or _folds_by_classes(job.protocol) for job in jobs]
+    return max(*said, *(job.fold + 1 for job in jobs))
 
 
 def _folds_by_classes(protocol: Settings) -> int:
-    classes = {stage: len(names) for stage, names in protocol.get("classes", {}).items()}
+    classes = {stage: len(names or ()) for stage, names in protocol.get("classes", {}).items()}
     return math.ceil(sum(classes.values()) / classes["test"]) if classes.get("test") else 1
 
 

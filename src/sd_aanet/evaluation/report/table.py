@@ -142,7 +142,8 @@ def _measured(row: Row, folds: int, several: tuple[bool, bool], letter: str) -> 
     shot = str(row.shot) if row.train_shot in (None, row.shot) else f"{row.shot} (trained with {row.train_shot})"
     fewest, most = min(row.trainings), max(row.trainings)
     trainings = "" if row.untrained else str(most) if fewest == most else f"{fewest} to {most}"
-    cells: list[Cell | str] = [row.cell(fold) or NOT_RUN if fold < row.folds else NO_SUCH for fold in range(folds)]
+    missing = [NOT_RUN if row.partial and fold < row.folds else NO_SUCH for fold in range(folds)]
+    cells: list[Cell | str] = [row.cell(fold) or text for fold, text in enumerate(missing)]
     return Line(
         labels=(row.dataset, row.model, row.backbone, shot, *_if(several, letter, trainings)),
         cells=(*cells, row.mean("miou"), row.mean("fb_iou")),

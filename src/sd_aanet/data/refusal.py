@@ -1,0 +1,38 @@
+"""Whether a wrong entry of a list or of annotations ends the work, or is told with all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from sd_aanet.errors import DataError
+
+_COLLECTED: ContextVar[list[DataError] | None] = ContextVar("collected", default=None)
+
+
+def refuse(error: DataError) -> None:
+    """Raise an error, but within `collecting` note it: then the caller leaves out what is wrong, and goes on."""
+    collected = _COLLECTED.get()
+    if collected is None:
+        raise error
+    collected.append(error)
+
+
+@contextmanager
+def collecting() -> Iterator[list[DataError]]:
+    """What is refused in this block, instead of the first of it as an error.
+
+    No argument of the sources, which are made from a user's settings: nobody is to train on what is left. Where that
+    is too little to go on with, the first refusal is the error.
+    """
+    collected: list[DataError] = []
+    token = _COLLECTED.set(collected)
+    try:
+        yield collected
+    except DataError:
+        if collected:
+            raise collected[0] from None
+        raise
+    finally:
+        _COLLECTED.reset(token)
