@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from commands import EVALUATION, TINY, Done, nothing_left, ran, refused, run
 from sd_aanet import composition
 from sd_aanet.sweep.devices import jobs_at_once
+from sd_aanet.sweep.launchers import check
 from sd_aanet.sweep.run import Sweep
 from sd_aanet.training import loggers
 from sd_aanet.training.module import SDAANetModule
@@ -199,6 +200,10 @@ REFUSED = {
     "sweep=a/b": "expected a name of letters",
     "sweep=a,b": "sweep has several values",
     "strategy=ddp": "ddp_spawn",
+    "strategy.strategy=ddp_find_unused_parameters_true": "ddp_spawn",
+    "strategy.devices=2 strategy=cpu": "strategy.strategy=ddp_spawn",
+    "strategy.devices=[0,1] strategy=cpu": "strategy.strategy=ddp_spawn",
+    "num_nodes=2 strategy=ddp_spawn": "num_nodes=1",
     "strategy=ddp_spawn hydra/launcher=joblib": "strategy.devices=1",
     "strategy.devices=2 hydra/launcher=joblib": "one device each",
     "hydra/launcher=joblib hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs=2",
@@ -210,6 +215,20 @@ REFUSED = {
 def test_what_no_sweep_can_do(given: str) -> None:
     with nothing_left():
         refused(run("train", "-m", "fold=0,1", *TINY[1:], *given.split()), REFUSED[given])
+
+
+def test_devices_of_which_lightning_makes_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for group in ("auto", "gpu"):
+        with nothing_left():
+            done = run("train", "-m", "fold=0,1", *TINY[1:], f"strategy={group}", "strategy.devices=auto")
+        refused(done, "strategy.devices=auto with -m: every rank would start the whole sweep again")
+    config = {"strategy": {"accelerator": "auto", "devices": "auto", "strategy": "auto"}}
+    check(config, "basic")  # an evaluation takes one of them
+    trains = {"num_nodes": 1}
+    for fine in ({"strategy": "ddp_spawn"}, {"devices": 1}, {"devices": [1]}, {"accelerator": "cpu"}):
+        check(trains | {"strategy": config["strategy"] | fine}, "basic")
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("joblib", "joblib"), ("slurm", "submitit")])
