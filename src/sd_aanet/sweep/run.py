@@ -20,7 +20,7 @@ from sd_aanet.arguments import program
 from sd_aanet.errors import SDAANetError
 from sd_aanet.files import remove_empty, short, written_whole
 from sd_aanet.sweep.devices import device_of_its_own
-from sd_aanet.sweep.folder import alone, is_left
+from sd_aanet.sweep.folder import alone, is_finished, made_ready
 from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processes_as_usual
 
 Config = dict[str, Any]
@@ -158,12 +158,15 @@ class Sweep:
             ConfigError: settings that cannot work in a sweep, or the folder holds a training with others.
         """
         check(config, self.launcher)
-        if "resume" in config and not is_left(config):
+        trains = "resume" in config
+        if trains and is_finished(config):
             return "finished"
         with ExitStack() as stack:
             if self.launcher in ONE_MACHINE and "strategy" in config:
                 strategy = stack.enter_context(device_of_its_own(config["strategy"], number, self.at_once))
                 config = {**config, "strategy": strategy}
+            if trains:
+                config = made_ready(config)
             if self.launcher == "joblib":
                 start_processes_as_usual()
                 stack.enter_context(_printing_to(folder / "output.txt"))
