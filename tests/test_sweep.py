@@ -100,6 +100,22 @@ def test_the_same_sweep_skips_what_is_finished_and_evaluates_what_only_trained(s
     assert_same(job(1), job(1, swept[0] / SWEEP))
 
 
+def test_a_training_that_stopped_early_is_evaluated_and_not_trained_on() -> None:
+    # No step changes the mIoU, so that it stops.
+    stops = ("early_stopping=1", "steps=8", "lr=1e-30", "model=baseline", "backbone.norm=frozen", "sweep=early")
+    given = ("train", "-m", "fold=0", *TINY, "backbone.trainable=false", *stops)
+    done = ran(*given)
+    assert "trained 4 steps" in done.out
+    folder = job(0, Path("runs/sweeps/early"))
+    before, result = times(folder / "checkpoints"), (folder / "result.json").read_text()
+    (folder / "result.json").unlink()
+    again = ran(*given)
+    assert f"{folder.name} was cut off: its evaluation is left" in again.out
+    assert "\ntrained " not in again.out
+    assert times(folder / "checkpoints") == before
+    assert json.loads((folder / "result.json").read_text())["seeds"] == json.loads(result)["seeds"]
+
+
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     original = SDAANetModule.training_step
 

@@ -73,7 +73,8 @@ def made_ready(config: Config) -> Config:
     if (out / "checkpoints" / "last.ckpt").is_file():
         with written_whole(saved) as path:  # what it may differ in holds as given now
             OmegaConf.save(OmegaConf.create(config), path)
-        print(f"{out.name} was cut off: it goes on from its last checkpoint")
+        left = "its evaluation is left" if (out / TRAINED).is_file() else "it goes on from its last checkpoint"
+        print(f"{out.name} was cut off: {left}")
         return {**config, "resume": str(out)}
     print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
     for name in ("checkpoints", "logs"):
