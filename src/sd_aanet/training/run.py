@@ -82,7 +82,7 @@ def run(config: Config) -> dict[str, float]:
     checkpoint = out / "checkpoints" / "best.ckpt"
     if config["test_episodes"]:
         metrics |= _evaluate(config, checkpoint, data, settings, out)
-    _say(config, out, checkpoint)
+    _say(config, data.source("val").folds, out, checkpoint)
     return metrics
 
 
@@ -253,8 +253,8 @@ def _evaluate(
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}
 
 
-def _say(config: Config, out: Path, checkpoint: Path) -> None:
-    """Where everything is, and, outside a sweep, what to try next."""
+def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
+    """Where everything is, and, outside a sweep, what to try next, such as the next of the data set's folds."""
     rows = {
         "checkpoint": checkpoint,
         "curves": out / "curves.png",
@@ -267,9 +267,10 @@ def _say(config: Config, out: Path, checkpoint: Path) -> None:
     root = config["dataset"].get("root")
     data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
     command, fold = program(), config["fold"]
+    another = f"{command} train {data} fold={(fold + 1) % folds} (other novel classes); " if folds > 1 else ""
     print(
         "\nnext:\n"
         f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold} shot=5\n"
         f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
-        f"  {command} train {data} fold={(fold + 1) % 4} (other novel classes); {command} train --help (all settings)"
+        f"  {another}{command} train --help (all settings)"
     )
