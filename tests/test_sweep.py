@@ -153,7 +153,9 @@ def test_a_folder_with_other_settings_is_refused_and_the_others_go_on(swept: tup
     assert first == "sd-aanet: 1 of 2 jobs failed:"
     assert line.startswith(f"  {job(1).name}: '{job(1)}' holds a training with momentum=0.8, not momentum=0.9: ")
     assert "1 finished before, 1 failed" in done.out
-    assert {path: time for path, time in times(SWEEP).items() if path.name != "multirun.yaml"} == {
+    failure = SWEEP / f"failures/{job(1).name}.txt"
+    assert failure.read_text() == line.removeprefix(f"  {job(1).name}: ") + "\n"
+    assert {path: time for path, time in times(SWEEP).items() if path not in (SWEEP / "multirun.yaml", failure)} == {
         path: time for path, time in before.items() if path.name != "multirun.yaml"
     }
 
@@ -184,20 +186,38 @@ def test_a_failed_job_leaves_the_others_running_and_is_tried_again(monkeypatch: 
         patched.setattr(SDAANetModule, "training_step", step)
         done = run("train", "-m", "fold=9,1,2", *QUICK)
     assert done.code == 1
-    failure = SWEEP / f"failures/{job(1).name}.txt"
+    failure, mistake = (SWEEP / f"failures/{fold}{job(1).name[5:]}.txt" for fold in ("fold1", "fold9"))
+    line = "fold=9, expected 0 to 3 for shapes: choose one of these"
     assert done.err.splitlines() == [
         "sd-aanet: 2 of 3 jobs failed:",
-        f"  fold9{job(1).name[5:]}: fold=9, expected 0 to 3 for shapes: choose one of these",
+        f"  {mistake.stem}: {line}",
         f"  {job(1).name}: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB (traceback: {failure})",
     ]
     assert "3 jobs: 1 done, 2 failed" in done.out
     assert "Traceback" in failure.read_text()
     assert "in step" in failure.read_text()
+    assert mistake.read_text() == f"{line}\n"
     assert (job(2) / "checkpoints/best.ckpt").is_file()
     again = run("train", "-m", "fold=9,1,2", *QUICK)
     assert again.code == 2
     assert "3 jobs: 1 done, 1 finished before, 1 failed" in again.out
-    assert not failure.parent.exists()
+    assert [*failure.parent.iterdir()] == [mistake]
+
+
+def test_failures_go_once_the_same_sweep_has_finished_their_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran("train", "-m", "fold=2", *QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr(SDAANetModule, "training_step", lambda *_: 1 / 0)
+        assert run("train", "-m", "fold=0,2", *QUICK).code == 1
+    assert [path.stem for path in (SWEEP / "failures").iterdir()] == [job(0).name]
+    ran("train", "-m", "fold=0,2", *QUICK)
+    assert not (SWEEP / "failures").exists()
+
+
+def test_a_mistake_in_the_command_is_no_failure_of_its_jobs() -> None:
+    ran("train", "-m", "fold=2", *QUICK, "sweep=mine")
+    with nothing_left():
+        refused(run("train", "-m", "fold=0,1", *QUICK, "sweep=mine", "checkpoint=missing.ckpt"), "missing.ckpt")
 
 
 def test_mistakes_leave_nothing_and_each_has_its_line() -> None:
@@ -283,7 +303,7 @@ def test_jobs_side_by_side_give_the_results_of_jobs_in_turn(swept: tuple[Path, D
     assert done.err.splitlines()[0] == "sd-aanet: 1 of 3 jobs failed:"
     assert "fold=9, expected 0 to 3" in done.err
     assert "3 jobs: 2 done, 1 failed" in done.out
-    assert {path.name[:5] for path in SWEEP.iterdir()} == {"fold0", "fold1", "multi"}
+    assert {path.name[:5] for path in SWEEP.iterdir()} == {"fold0", "fold1", "multi", "failu"}
     for fold in (0, 1):
         assert_same(job(fold), job(fold, swept[0] / SWEEP))
         assert "trained 4 steps" in (job(fold) / "output.txt").read_text()
@@ -302,7 +322,7 @@ def launches() -> list[int]:
 def swept_by(launcher: str, launches: list[int], last: int = 3) -> int:
     """A sweep of four jobs, one after the other; job 2 kills its process, and after `last` no job begins."""
     folder = Path("sweep").resolve()
-    jobs = tuple((f"fold={number}", "lr=1") for number in range(4))
+    jobs = tuple(f"job{number}" for number in range(4))
     sweep = Sweep(folder, jobs, launcher, at_once=1, more=(), ledger=folder / ".jobs")
 
     def attempt(number: int) -> str:
@@ -315,7 +335,7 @@ def swept_by(launcher: str, launches: list[int], last: int = 3) -> int:
         launches.append(-1)
         try:
             for number in range(last + 1):
-                job = folder / f"job{number}"
+                job = folder / jobs[number]
                 job.mkdir(exist_ok=True)
                 sweep.job(number, job, lambda number=number: attempt(number))
         except Killed:
@@ -333,7 +353,9 @@ def test_a_killed_process_takes_no_other_job_with_it(launches: list[int], capsys
     assert launches == [-1, 0, 1, 2, -1, 2, -1, 3]
     told = capsys.readouterr()
     assert told.out.count("OSError: a worker was killed: what is left starts again\n") == 2
-    assert told.err == ("sd-aanet: 1 of 4 jobs failed:\n  job2: its process, or one that ran beside it, was killed\n")
+    line = "its process, or one that ran beside it, was killed\n"
+    assert told.err == f"sd-aanet: 1 of 4 jobs failed:\n  job2: {line}"
+    assert {path.name: path.read_text() for path in Path("sweep/failures").iterdir()} == {"job2.txt": line}
     assert not Path("sweep/.jobs").exists()
 
 
@@ -345,9 +367,11 @@ def test_a_launcher_that_starts_nothing_more_is_given_up(
     assert capsys.readouterr().err.splitlines() == [
         "sd-aanet: hydra/launcher=joblib gave up: OSError: a worker was killed",
         "sd-aanet: 2 of 4 jobs failed:",
-        "  fold=2: it has not come to its end",
-        "  fold=3: it has not come to its end",
+        "  job2: it has not come to its end",
+        "  job3: it has not come to its end",
     ]
+    failures = {path.name: path.read_text() for path in Path("sweep/failures").iterdir()}
+    assert failures == dict.fromkeys(("job2.txt", "job3.txt"), "it has not come to its end\n")
 
 
 def test_what_runs_on_a_cluster_is_not_handed_in_twice(launches: list[int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
 
     Raises:
         ConfigError: a launcher whose plugin is not installed, or what no job of the sweep could do.
-        HydraException: the first job's configuration cannot be composed.
+        HydraException: a job's configuration cannot be composed.
     """
     given = get_args_parser().parse_args(list(argv))
     overrides = OverridesParser.create().parse_overrides(given.overrides)
@@ -42,26 +42,34 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
     if not multirun or given.cfg or given.info or given.hydra_help:
         return None
     (jobs,) = BasicSweeper.split_arguments(own, max_batch_size=None)
-    first = [*(str(override.input_line) for override in for_hydra), *jobs[0]]
+    common = [str(override.input_line) for override in for_hydra]
     if given.config_dir:
-        first.append(f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']")
+        common.append(f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']")
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(command, first, return_hydra_config=True)
+        configs = [compose(command, [*common, *job], return_hydra_config=True) for job in jobs]
+    config = configs[0]
     launcher = str(config.hydra.runtime.choices["hydra/launcher"])
     check(config, launcher)
     more: tuple[str, ...] = ()
     if "sweep" in config:
-        config.sweep = _sweep_name(config, own)
-        more = (f"sweep='{config.sweep}'",)
+        name = _sweep_name(config, own)
+        for each in configs:
+            each.sweep = name
+        more = (f"sweep='{name}'",)
     folder = Path(str(config.hydra.sweep.dir)).resolve()
     return Sweep(
         folder=folder,
-        jobs=tuple(map(tuple, jobs)),
+        jobs=tuple(_job_name(each, number) for number, each in enumerate(configs)),
         launcher=launcher,
         at_once=at_once(launcher, config, len(jobs)),
         more=more,
         ledger=folder / f".jobs-{os.getpid()}-{time.time_ns()}",
     )
+
+
+def _job_name(config: DictConfig, number: int) -> str:
+    config.hydra.job.num = number
+    return Path(str(config.hydra.sweep.subdir)).name
 
 
 def _sweep_name(config: DictConfig, overrides: Sequence[Override]) -> str:
