@@ -240,6 +240,8 @@ REFUSED = {
     "strategy.devices=2 strategy=cpu": "strategy.strategy=ddp_spawn",
     "strategy.devices=[0,1] strategy=cpu": "strategy.strategy=ddp_spawn",
     "num_nodes=2 strategy=ddp_spawn": "num_nodes=1",
+    "out=mine": "2 jobs would write over one another there; leave it out, and each has a folder in the sweep's, or set "
+    "'out=mine_${hydra:job.num}'",
     "strategy=ddp_spawn hydra/launcher=joblib": "strategy.devices=1",
     "strategy.devices=2 hydra/launcher=joblib": "one device each",
     "hydra/launcher=joblib hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs=2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
         for each in configs:
             each.sweep = name
         more = (f"sweep='{name}'",)
+    _check_out(configs)
     folder = Path(str(config.hydra.sweep.dir)).resolve()
     return Sweep(
         folder=folder,
@@ -70,6 +72,18 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
 def _job_name(config: DictConfig, number: int) -> str:
     config.hydra.job.num = number
     return Path(str(config.hydra.sweep.subdir)).name
+
+
+def _check_out(configs: Sequence[DictConfig]) -> None:
+    """Refuse an `out` that jobs share: each would write over what another one wrote there."""
+    # What Hydra fills in is a job's own, as is the folder that it has by default.
+    given = [str(config.out) for config in configs if "${hydra:" not in str(config._get_node("out"))]
+    out, jobs = next(iter(Counter(given).most_common(1)), ("", 0))
+    if jobs > 1:
+        path = Path(out)
+        own = path.with_name(f"{path.stem}_${{hydra:job.num}}{path.suffix}")
+        fix = "leave it out, and each has a folder in the sweep's, or set" if "sweep" in configs[0] else "set"
+        raise ConfigError(f"out={out} with -m: {jobs} jobs would write over one another there; {fix} 'out={own}'")
 
 
 def _sweep_name(config: DictConfig, overrides: Sequence[Override]) -> str:
