@@ -25,6 +25,7 @@ from sd_aanet.training.module import SDAANetModule
 
 SWEEP = Path("runs/sweeps/shapes_resnet18_sd_aanet")
 QUICK = (*TINY, "steps=1", "val_every=1", "val_episodes=2", "test_episodes=0")
+DATA = ("dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100")
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +268,30 @@ def test_devices_of_which_lightning_makes_ranks(monkeypatch: pytest.MonkeyPatch)
     trains = {"num_nodes": 1}
     for fine in ({"strategy": "ddp_spawn"}, {"devices": 1}, {"devices": [1]}, {"accelerator": "cpu"}):
         check(trains | {"strategy": config["strategy"] | fine}, "basic")
+
+
+def test_jobs_with_an_out_of_their_own() -> None:
+    done = ran("episodes", "-m", "fold=0,1", *DATA, "episodes=6", "out='x${fold}.json'")
+    assert {path.name for path in Path().iterdir()} == {"x0.json", "x1.json"}, "nothing that is of no use"
+    assert "2 jobs: 2 done\n" in done.out
+    assert "next:" not in done.out
+    ran("episodes", "-m", "fold=0,1", *DATA, "episodes=6", "out='y_${hydra:job.num}.json'")
+    for number in (0, 1):
+        assert Path(f"y_{number}.json").read_text() == Path(f"x{number}.json").read_text()
+    for shared in (
+        "fold=0,1 out=z.json",
+        "order=classes,pairs --out shapes_fold0_shot1_seed0.json",
+        "order=classes,pairs",
+    ):
+        with nothing_left():
+            done = run("episodes", "-m", *DATA, "episodes=6", *shared.split())
+        refused(done, ".json with -m: 2 jobs would write over one another there; set 'out=", "_${hydra:job.num}.json'")
+
+
+def test_only_what_has_results_is_to_be_reported() -> None:
+    done = ran("check", "-m", "shot=1,2", *DATA)
+    (folder,) = Path("checks/sweeps").iterdir()
+    assert done.out.endswith(f"2 jobs: 2 done\nsweep       {folder}\n")
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("joblib", "joblib"), ("slurm", "submitit")])

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig
 
 from sd_aanet.errors import ConfigError
@@ -51,12 +51,13 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
     config = configs[0]
     launcher = str(config.hydra.runtime.choices["hydra/launcher"])
     check(config, launcher)
-    more: tuple[str, ...] = ()
     if "sweep" in config:
         name = _sweep_name(config, own)
         for each in configs:
             each.sweep = name
-        more = (f"sweep='{name}'",)
+        more = f"sweep='{name}'"
+    else:  # the time in its name is that of now
+        more = "hydra.sweep.dir=" + QuotedString(str(config.hydra.sweep.dir), Quote.single).with_quotes()
     _check_out(configs)
     folder = Path(str(config.hydra.sweep.dir)).resolve()
     return Sweep(
@@ -64,7 +65,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
         jobs=tuple(_job_name(each, number) for number, each in enumerate(configs)),
         launcher=launcher,
         at_once=at_once(launcher, config, len(jobs)),
-        more=more,
+        more=(more,),
         ledger=folder / f".jobs-{os.getpid()}-{time.time_ns()}",
     )
 

@@ -82,7 +82,7 @@ class Sweep:
             SDAANetError: every job failed by the same mistake.
             KeyboardInterrupt: Ctrl-C.
         """
-        new, code = not self.folder.exists(), 0
+        new, code = not self.folder.exists(), 1
         self.ledger.mkdir(parents=True)
         try:
             broken = self._launch(launch)
@@ -99,7 +99,7 @@ class Sweep:
             shutil.rmtree(self.ledger, ignore_errors=True)  # a job may just write into it
             with suppress(OSError):  # not empty, or not there
                 (self.folder / FAILURES).rmdir()
-            if new and code == 2:
+            if new and code != 1:
                 self._forget()
         return code
 
@@ -185,9 +185,13 @@ class Sweep:
             print(f"{folder.name} is done, what it printed is in {short(folder / 'output.txt')}", flush=True)
         return "done"
 
+    def _left(self) -> list[Path]:
+        """What jobs left in the sweep's folder."""
+        return [path for path in self.folder.iterdir() if path != self.ledger and path.name not in INTERNAL]
+
     def _forget(self) -> None:
         """Remove the sweep's folder if no job left anything in it."""
-        if {path.name for path in self.folder.iterdir()} <= set(INTERNAL):
+        if not self._left():
             shutil.rmtree(self.folder)
             remove_empty(self.folder.parent)
 
@@ -240,7 +244,10 @@ class Sweep:
             counts = {"done": "done", "finished": "finished before", "failed": "failed"}
             told = ", ".join(f"{states.count(state)} {text}" for state, text in counts.items() if state in states)
             print(f"\n{len(outcomes)} jobs: {told}")
-            print(f"sweep       {short(self.folder)}\n\nnext:\n  {program()} report {short(self.folder)}")
+            if self._left():
+                print(f"sweep       {short(self.folder)}")
+            if any(self.folder.rglob("result.json")):
+                print(f"\nnext:\n  {program()} report {short(self.folder)}")
         return 0 if not failed else 2 if mistakes else 1
 
 
