@@ -102,7 +102,7 @@ def test_a_multirun_goes_on_after_a_job_that_fails() -> None:
     assert first == "sd-aanet: 2 of 3 jobs failed:"
     assert [line.partition(": ")[2].partition(",")[0] for line in lines] == ["fold=9", "fold=8"]
     (sweep,) = Path("runs/sweeps").iterdir()
-    (job,) = (path for path in sweep.iterdir() if path.is_dir())
+    (job,) = sweep.glob("fold*")
     assert (job / "checkpoints/best.ckpt").is_file()
 
 

@@ -18,12 +18,14 @@ from omegaconf import OmegaConf
 from commands import EVALUATION, TINY, Done, nothing_left, ran, refused, run
 from sd_aanet import composition
 from sd_aanet.sweep.devices import jobs_at_once
+from sd_aanet.sweep.launchers import check
 from sd_aanet.sweep.run import Sweep
 from sd_aanet.training import loggers
 from sd_aanet.training.module import SDAANetModule
 
 SWEEP = Path("runs/sweeps/shapes_resnet18_sd_aanet")
 QUICK = (*TINY, "steps=1", "val_every=1", "val_episodes=2", "test_episodes=0")
+DATA = ("dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100")
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +101,22 @@ def test_the_same_sweep_skips_what_is_finished_and_evaluates_what_only_trained(s
     assert_same(job(1), job(1, swept[0] / SWEEP))
 
 
+def test_a_training_that_stopped_early_is_evaluated_and_not_trained_on() -> None:
+    # No step changes the mIoU, so that it stops.
+    stops = ("early_stopping=1", "steps=8", "lr=1e-30", "model=baseline", "backbone.norm=frozen", "sweep=early")
+    given = ("train", "-m", "fold=0", *TINY, "backbone.trainable=false", *stops)
+    done = ran(*given)
+    assert "trained 4 steps" in done.out
+    folder = job(0, Path("runs/sweeps/early"))
+    before, result = times(folder / "checkpoints"), (folder / "result.json").read_text()
+    (folder / "result.json").unlink()
+    again = ran(*given)
+    assert f"{folder.name} was cut off: its evaluation is left" in again.out
+    assert "\ntrained " not in again.out
+    assert times(folder / "checkpoints") == before
+    assert json.loads((folder / "result.json").read_text())["seeds"] == json.loads(result)["seeds"]
+
+
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     original = SDAANetModule.training_step
 
@@ -136,7 +154,9 @@ def test_a_folder_with_other_settings_is_refused_and_the_others_go_on(swept: tup
     assert first == "sd-aanet: 1 of 2 jobs failed:"
     assert line.startswith(f"  {job(1).name}: '{job(1)}' holds a training with momentum=0.8, not momentum=0.9: ")
     assert "1 finished before, 1 failed" in done.out
-    assert {path: time for path, time in times(SWEEP).items() if path.name != "multirun.yaml"} == {
+    failure = SWEEP / f"failures/{job(1).name}.txt"
+    assert failure.read_text() == line.removeprefix(f"  {job(1).name}: ") + "\n"
+    assert {path: time for path, time in times(SWEEP).items() if path not in (SWEEP / "multirun.yaml", failure)} == {
         path: time for path, time in before.items() if path.name != "multirun.yaml"
     }
 
@@ -167,20 +187,38 @@ def test_a_failed_job_leaves_the_others_running_and_is_tried_again(monkeypatch: 
         patched.setattr(SDAANetModule, "training_step", step)
         done = run("train", "-m", "fold=9,1,2", *QUICK)
     assert done.code == 1
-    failure = SWEEP / f"failures/{job(1).name}.txt"
+    failure, mistake = (SWEEP / f"failures/{fold}{job(1).name[5:]}.txt" for fold in ("fold1", "fold9"))
+    line = "fold=9, expected 0 to 3 for shapes: choose one of these"
     assert done.err.splitlines() == [
         "sd-aanet: 2 of 3 jobs failed:",
-        f"  fold9{job(1).name[5:]}: fold=9, expected 0 to 3 for shapes: choose one of these",
+        f"  {mistake.stem}: {line}",
         f"  {job(1).name}: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB (traceback: {failure})",
     ]
     assert "3 jobs: 1 done, 2 failed" in done.out
     assert "Traceback" in failure.read_text()
     assert "in step" in failure.read_text()
+    assert mistake.read_text() == f"{line}\n"
     assert (job(2) / "checkpoints/best.ckpt").is_file()
     again = run("train", "-m", "fold=9,1,2", *QUICK)
     assert again.code == 2
     assert "3 jobs: 1 done, 1 finished before, 1 failed" in again.out
-    assert not failure.parent.exists()
+    assert [*failure.parent.iterdir()] == [mistake]
+
+
+def test_failures_go_once_the_same_sweep_has_finished_their_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran("train", "-m", "fold=2", *QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr(SDAANetModule, "training_step", lambda *_: 1 / 0)
+        assert run("train", "-m", "fold=0,2", *QUICK).code == 1
+    assert [path.stem for path in (SWEEP / "failures").iterdir()] == [job(0).name]
+    ran("train", "-m", "fold=0,2", *QUICK)
+    assert not (SWEEP / "failures").exists()
+
+
+def test_a_mistake_in_the_command_is_no_failure_of_its_jobs() -> None:
+    ran("train", "-m", "fold=2", *QUICK, "sweep=mine")
+    with nothing_left():
+        refused(run("train", "-m", "fold=0,1", *QUICK, "sweep=mine", "checkpoint=missing.ckpt"), "missing.ckpt")
 
 
 def test_mistakes_leave_nothing_and_each_has_its_line() -> None:
@@ -199,6 +237,12 @@ REFUSED = {
     "sweep=a/b": "expected a name of letters",
     "sweep=a,b": "sweep has several values",
     "strategy=ddp": "ddp_spawn",
+    "strategy.strategy=ddp_find_unused_parameters_true": "ddp_spawn",
+    "strategy.devices=2 strategy=cpu": "strategy.strategy=ddp_spawn",
+    "strategy.devices=[0,1] strategy=cpu": "strategy.strategy=ddp_spawn",
+    "num_nodes=2 strategy=ddp_spawn": "num_nodes=1",
+    "out=mine": "2 jobs would write over one another there; leave it out, and each has a folder in the sweep's, or set "
+    "'out=mine_${hydra:job.num}'",
     "strategy=ddp_spawn hydra/launcher=joblib": "strategy.devices=1",
     "strategy.devices=2 hydra/launcher=joblib": "one device each",
     "hydra/launcher=joblib hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs=2",
@@ -210,6 +254,44 @@ REFUSED = {
 def test_what_no_sweep_can_do(given: str) -> None:
     with nothing_left():
         refused(run("train", "-m", "fold=0,1", *TINY[1:], *given.split()), REFUSED[given])
+
+
+def test_devices_of_which_lightning_makes_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for group in ("auto", "gpu"):
+        with nothing_left():
+            done = run("train", "-m", "fold=0,1", *TINY[1:], f"strategy={group}", "strategy.devices=auto")
+        refused(done, "strategy.devices=auto with -m: every rank would start the whole sweep again")
+    config = {"strategy": {"accelerator": "auto", "devices": "auto", "strategy": "auto"}}
+    check(config, "basic")  # an evaluation takes one of them
+    trains = {"num_nodes": 1}
+    for fine in ({"strategy": "ddp_spawn"}, {"devices": 1}, {"devices": [1]}, {"accelerator": "cpu"}):
+        check(trains | {"strategy": config["strategy"] | fine}, "basic")
+
+
+def test_jobs_with_an_out_of_their_own() -> None:
+    done = ran("episodes", "-m", "fold=0,1", *DATA, "episodes=6", "out='x${fold}.json'")
+    assert {path.name for path in Path().iterdir()} == {"x0.json", "x1.json"}, "nothing that is of no use"
+    assert "2 jobs: 2 done\n" in done.out
+    assert "next:" not in done.out
+    ran("episodes", "-m", "fold=0,1", *DATA, "episodes=6", "out='y_${hydra:job.num}.json'")
+    for number in (0, 1):
+        assert Path(f"y_{number}.json").read_text() == Path(f"x{number}.json").read_text()
+    for shared in (
+        "fold=0,1 out=z.json",
+        "order=classes,pairs --out shapes_fold0_shot1_seed0.json",
+        "order=classes,pairs",
+    ):
+        with nothing_left():
+            done = run("episodes", "-m", *DATA, "episodes=6", *shared.split())
+        refused(done, ".json with -m: 2 jobs would write over one another there; set 'out=", "_${hydra:job.num}.json'")
+
+
+def test_only_what_has_results_is_to_be_reported() -> None:
+    done = ran("check", "-m", "shot=1,2", *DATA)
+    (folder,) = Path("checks/sweeps").iterdir()
+    assert done.out.endswith(f"2 jobs: 2 done\nsweep       {folder}\n")
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("joblib", "joblib"), ("slurm", "submitit")])
@@ -248,7 +330,7 @@ def test_jobs_side_by_side_give_the_results_of_jobs_in_turn(swept: tuple[Path, D
     assert done.err.splitlines()[0] == "sd-aanet: 1 of 3 jobs failed:"
     assert "fold=9, expected 0 to 3" in done.err
     assert "3 jobs: 2 done, 1 failed" in done.out
-    assert {path.name[:5] for path in SWEEP.iterdir()} == {"fold0", "fold1", "multi"}
+    assert {path.name[:5] for path in SWEEP.iterdir()} == {"fold0", "fold1", "multi", "failu"}
     for fold in (0, 1):
         assert_same(job(fold), job(fold, swept[0] / SWEEP))
         assert "trained 4 steps" in (job(fold) / "output.txt").read_text()
@@ -267,7 +349,7 @@ def launches() -> list[int]:
 def swept_by(launcher: str, launches: list[int], last: int = 3) -> int:
     """A sweep of four jobs, one after the other; job 2 kills its process, and after `last` no job begins."""
     folder = Path("sweep").resolve()
-    jobs = tuple((f"fold={number}", "lr=1") for number in range(4))
+    jobs = tuple(f"job{number}" for number in range(4))
     sweep = Sweep(folder, jobs, launcher, at_once=1, more=(), ledger=folder / ".jobs")
 
     def attempt(number: int) -> str:
@@ -280,7 +362,7 @@ def swept_by(launcher: str, launches: list[int], last: int = 3) -> int:
         launches.append(-1)
         try:
             for number in range(last + 1):
-                job = folder / f"job{number}"
+                job = folder / jobs[number]
                 job.mkdir(exist_ok=True)
                 sweep.job(number, job, lambda number=number: attempt(number))
         except Killed:
@@ -298,7 +380,9 @@ def test_a_killed_process_takes_no_other_job_with_it(launches: list[int], capsys
     assert launches == [-1, 0, 1, 2, -1, 2, -1, 3]
     told = capsys.readouterr()
     assert told.out.count("OSError: a worker was killed: what is left starts again\n") == 2
-    assert told.err == ("sd-aanet: 1 of 4 jobs failed:\n  job2: its process, or one that ran beside it, was killed\n")
+    line = "its process, or one that ran beside it, was killed\n"
+    assert told.err == f"sd-aanet: 1 of 4 jobs failed:\n  job2: {line}"
+    assert {path.name: path.read_text() for path in Path("sweep/failures").iterdir()} == {"job2.txt": line}
     assert not Path("sweep/.jobs").exists()
 
 
@@ -310,9 +394,11 @@ def test_a_launcher_that_starts_nothing_more_is_given_up(
     assert capsys.readouterr().err.splitlines() == [
         "sd-aanet: hydra/launcher=joblib gave up: OSError: a worker was killed",
         "sd-aanet: 2 of 4 jobs failed:",
-        "  fold=2: it has not come to its end",
-        "  fold=3: it has not come to its end",
+        "  job2: it has not come to its end",
+        "  job3: it has not come to its end",
     ]
+    failures = {path.name: path.read_text() for path in Path("sweep/failures").iterdir()}
+    assert failures == dict.fromkeys(("job2.txt", "job3.txt"), "it has not come to its end\n")
 
 
 def test_what_runs_on_a_cluster_is_not_handed_in_twice(launches: list[int], capsys: pytest.CaptureFixture[str]) -> None:

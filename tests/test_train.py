@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from commands import TINY, Done, episode_rows, metrics, ran, refused, run
+from data.fake_folder import make_folder
+from data.fake_fss import make_fss
 from data.fake_voc import make_voc
 from sd_aanet.checkpoint import load_module
 from sd_aanet.evaluation.plots import draw_curves, read_metrics
@@ -88,6 +90,19 @@ def test_the_summary_names_files_that_exist_and_commands_that_work(trained: tupl
     assert all((working / name).is_file() for name in named)
     assert f"evaluate checkpoint={named[0]} dataset=shapes fold=0 shot=5" in done.out
     assert (working / "runs/latest").resolve() == folder
+
+
+def test_the_next_fold_is_one_that_the_data_set_has(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "folder")
+    small = [setting for setting in SHORT if not setting.startswith("dataset.source")]
+    small += ["size=65", "steps=1"]
+    given = (f"dataset.root={root}", "dataset.source.folds=3", "fold=2")
+    done = ran("train", "dataset=folder", *given, *small, "out=run")
+    assert f"train dataset=folder dataset.root={root} fold=0 (other novel classes); " in done.out
+    root = make_fss(tmp_path / "fss")
+    done = ran("train", "dataset=fss1000", f"dataset.root={root}", *small, "out=fss_run")
+    assert "(other novel classes)" not in done.out, "there is one fold"
+    assert done.out.splitlines()[-1].endswith("train --help (all settings)")
 
 
 def test_the_whole_configuration_is_in_the_folder(trained: tuple[Path, Done]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sd_aanet.errors import ConfigError
-from sd_aanet.sweep.folder import alone, is_left, job_name
+from sd_aanet.sweep.folder import alone, is_finished, job_name, made_ready
 
 KEYS = ("lr", "steps", "model", "dataset.root", "+dataset.source.extra", "augment", "model.loss.alpha", "checkpoint")
 values = st.one_of(st.integers(0, 9), st.sampled_from(["a", "b", "0.1", "[1,2]", "[12]", "null", "a/b", "'a=b,c'"]))
@@ -77,26 +77,25 @@ def settings(out: Path, **change: Any) -> dict[str, Any]:
     return SETTINGS | {"out": str(out)} | change
 
 
-def test_a_finished_job_is_not_left(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_job_is_left_alone(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = settings(out, workers=4, sweep="x", strategy={"accelerator": "gpu", "devices": [3]})
-    assert not is_left(given)
+    assert is_finished(given)
     assert capsys.readouterr().out == "job is finished: skipped\n"
-    assert given["resume"] is None
 
 
 @pytest.mark.parametrize("missing", ["trained.json", "result.json"])
-def test_what_was_cut_off_resumes_on_the_device_it_has_now(out: Path, missing: str) -> None:
+def test_what_was_cut_off_resumes_with_what_is_given_now(out: Path, missing: str) -> None:
     (out / missing).unlink()
     given = settings(out, strategy={"accelerator": "gpu", "devices": [3]})
-    assert is_left(given)
-    assert given["resume"] == str(out)
+    assert not is_finished(given)
+    assert made_ready(given) == given | {"resume": str(out)}
     assert OmegaConf.load(out / "config.yaml").strategy.devices == [3]
 
 
 def test_without_an_evaluation_there_is_no_result_to_wait_for(out: Path) -> None:
     (out / "result.json").unlink()
     OmegaConf.save(OmegaConf.create(settings(out, test_episodes=0)), out / "config.yaml")
-    assert not is_left(settings(out, test_episodes=0))
+    assert is_finished(settings(out, test_episodes=0))
 
 
 def test_what_has_no_checkpoint_starts_afresh(out: Path) -> None:
@@ -104,13 +103,15 @@ def test_what_has_no_checkpoint_starts_afresh(out: Path) -> None:
     (out / "result.json").unlink()
     (out / "notes.txt").touch()
     given = settings(out)
-    assert is_left(given)
-    assert given["resume"] is None
+    assert not is_finished(given)
+    assert made_ready(given) == given
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
-def test_a_new_job_is_left(tmp_path: Path) -> None:
-    assert is_left(settings(tmp_path / "new"))
+def test_a_new_job_starts(tmp_path: Path) -> None:
+    given = settings(tmp_path / "new")
+    assert not is_finished(given)
+    assert made_ready(given) == given
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,10 @@ def test_a_new_job_is_left(tmp_path: Path) -> None:
 def test_a_training_with_other_settings_is_left_alone(out: Path, change: dict[str, Any], words: str | None) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     if words is None:
-        assert not is_left(settings(out, **change))
+        assert is_finished(settings(out, **change))
     else:
         with pytest.raises(ConfigError, match=r"holds a training with .*: give this sweep a name of its own") as raised:
-            is_left(settings(out, **change))
+            is_finished(settings(out, **change))
         assert words in str(raised.value)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 

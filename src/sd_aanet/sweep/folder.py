@@ -43,28 +43,45 @@ def job_name(fold: object, shot: object, seed: object, overrides: Sequence[str])
     return f"{plain}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def is_left(config: Config) -> bool:
-    """Whether something of a training is left to do. One that was cut off is made to resume, or to start afresh."""
+def is_finished(config: Config) -> bool:
+    """Whether nothing of a training is left to do.
+
+    Raises:
+        ConfigError: its folder holds a training with other settings.
+    """
     out = Path(config["out"])
     saved = out / "config.yaml"
     if not saved.is_file():
-        return True
+        return False
     _check_same(OmegaConf.to_container(OmegaConf.load(saved)), config, out)
     if (out / TRAINED).is_file() and (not config["test_episodes"] or (out / "result.json").is_file()):
         print(f"{out.name} is finished: skipped")
-        return False
+        return True
+    return False
+
+
+def made_ready(config: Config) -> Config:
+    """The settings with which a training that is not finished starts, or with which one that was cut off goes on.
+
+    Args:
+        config: with the device that it has now, which is not that of before.
+    """
+    out = Path(config["out"])
+    saved = out / "config.yaml"
+    if not saved.is_file():
+        return config
     if (out / "checkpoints" / "last.ckpt").is_file():
         with written_whole(saved) as path:  # what it may differ in holds as given now
             OmegaConf.save(OmegaConf.create(config), path)
-        config["resume"] = str(out)
-        print(f"{out.name} was cut off: it goes on from its last checkpoint")
-        return True
+        left = "its evaluation is left" if (out / TRAINED).is_file() else "it goes on from its last checkpoint"
+        print(f"{out.name} was cut off: {left}")
+        return {**config, "resume": str(out)}
     print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
     for name in ("checkpoints", "logs"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in (TRAINED, saved.name):
         (out / name).unlink(missing_ok=True)
-    return True
+    return config
 
 
 def _check_same(saved: Any, given: Config, out: Path) -> None:

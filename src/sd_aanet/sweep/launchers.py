@@ -34,17 +34,44 @@ def check(config: Mapping[str, Any] | DictConfig, launcher: str) -> None:
             "leave resume out, or run one job without -m"
         )
     strategy = config.get("strategy") or {}
-    if strategy.get("strategy") == "ddp":
-        raise ConfigError(
-            "strategy=ddp with -m: every rank would start the whole sweep again; set strategy=ddp_spawn, or start one "
-            "run a job without -m"
-        )
     devices = strategy.get("devices", 1)
-    if launcher in ONE_MACHINE and devices != 1 and not isinstance(devices, list | ListConfig):
+    devices = list(devices) if isinstance(devices, ListConfig) else devices
+    if launcher in ONE_MACHINE and devices != 1 and not isinstance(devices, list):
         raise ConfigError(
             f"strategy.devices={devices} with hydra/launcher={launcher}: jobs side by side have one device each; set "
             "strategy.devices=1, or leave the launcher out, and the jobs run one after the other on all devices"
         )
+    if "num_nodes" in config:  # a training: an evaluation takes one of the devices
+        _check_ranks(config["num_nodes"], {**strategy, "devices": devices})
+
+
+def _check_ranks(num_nodes: object, strategy: dict[str, Any]) -> None:
+    """Refuse a training whose further processes would run this command themselves, a whole sweep each."""
+    again = "would start the whole sweep again"
+    if num_nodes != 1:
+        raise ConfigError(
+            f"num_nodes={num_nodes} with -m: every machine {again}; set num_nodes=1, or start one run a job without -m"
+        )
+    kind, devices = str(strategy.get("strategy", "auto")), strategy["devices"]
+    if kind.startswith("ddp_spawn"):
+        return
+    if kind != "auto":
+        given = f"strategy={kind}"
+    elif _are_several(devices, strategy):
+        given = f"strategy.devices={devices}"  # of which Lightning makes ddp
+    else:
+        return
+    raise ConfigError(
+        f"{given} with -m: every rank {again}; set strategy.strategy=ddp_spawn, or start one run a job without -m"
+    )
+
+
+def _are_several(devices: object, strategy: dict[str, Any]) -> bool:
+    if devices == 1 or not (devices == "auto" or isinstance(devices, int | list)):
+        return False  # what is no number of devices is refused where all settings are checked
+    from sd_aanet.training.build import world_size  # whose imports take seconds
+
+    return world_size(strategy) > 1
 
 
 def check_plugin(launcher: object) -> None:

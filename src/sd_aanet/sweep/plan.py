@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig
 
 from sd_aanet.errors import ConfigError
@@ -30,7 +31,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
 
     Raises:
         ConfigError: a launcher whose plugin is not installed, or what no job of the sweep could do.
-        HydraException: the first job's configuration cannot be composed.
+        HydraException: a job's configuration cannot be composed.
     """
     given = get_args_parser().parse_args(list(argv))
     overrides = OverridesParser.create().parse_overrides(given.overrides)
@@ -42,26 +43,48 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
     if not multirun or given.cfg or given.info or given.hydra_help:
         return None
     (jobs,) = BasicSweeper.split_arguments(own, max_batch_size=None)
-    first = [*(str(override.input_line) for override in for_hydra), *jobs[0]]
+    common = [str(override.input_line) for override in for_hydra]
     if given.config_dir:
-        first.append(f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']")
+        common.append(f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']")
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(command, first, return_hydra_config=True)
+        configs = [compose(command, [*common, *job], return_hydra_config=True) for job in jobs]
+    config = configs[0]
     launcher = str(config.hydra.runtime.choices["hydra/launcher"])
     check(config, launcher)
-    more: tuple[str, ...] = ()
     if "sweep" in config:
-        config.sweep = _sweep_name(config, own)
-        more = (f"sweep='{config.sweep}'",)
+        name = _sweep_name(config, own)
+        for each in configs:
+            each.sweep = name
+        more = f"sweep='{name}'"
+    else:  # the time in its name is that of now
+        more = "hydra.sweep.dir=" + QuotedString(str(config.hydra.sweep.dir), Quote.single).with_quotes()
+    _check_out(configs)
     folder = Path(str(config.hydra.sweep.dir)).resolve()
     return Sweep(
         folder=folder,
-        jobs=tuple(map(tuple, jobs)),
+        jobs=tuple(_job_name(each, number) for number, each in enumerate(configs)),
         launcher=launcher,
         at_once=at_once(launcher, config, len(jobs)),
-        more=more,
+        more=(more,),
         ledger=folder / f".jobs-{os.getpid()}-{time.time_ns()}",
     )
+
+
+def _job_name(config: DictConfig, number: int) -> str:
+    config.hydra.job.num = number
+    return Path(str(config.hydra.sweep.subdir)).name
+
+
+def _check_out(configs: Sequence[DictConfig]) -> None:
+    """Refuse an `out` that jobs share: each would write over what another one wrote there."""
+    # What Hydra fills in is a job's own, as is the folder that it has by default.
+    given = [str(config.out) for config in configs if "${hydra:" not in str(config._get_node("out"))]
+    out, jobs = next(iter(Counter(given).most_common(1)), ("", 0))
+    if jobs > 1:
+        path = Path(out)
+        own = path.with_name(f"{path.stem}_${{hydra:job.num}}{path.suffix}")
+        fix = "leave it out, and each has a folder in the sweep's, or set" if "sweep" in configs[0] else "set"
+        raise ConfigError(f"out={out} with -m: {jobs} jobs would write over one another there; {fix} 'out={own}'")
 
 
 def _sweep_name(config: DictConfig, overrides: Sequence[Override]) -> str:

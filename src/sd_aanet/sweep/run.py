@@ -20,12 +20,14 @@ from sd_aanet.arguments import program
 from sd_aanet.errors import SDAANetError
 from sd_aanet.files import remove_empty, short, written_whole
 from sd_aanet.sweep.devices import device_of_its_own
-from sd_aanet.sweep.folder import alone, is_left
+from sd_aanet.sweep.folder import alone, is_finished, made_ready
 from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processes_as_usual
 
 Config = dict[str, Any]
-INTERNAL = (".submitit", "multirun.yaml")
-"""What a launcher and Hydra write into a sweep's folder beside its jobs."""
+FAILURES = "failures"
+"""The folder in a sweep's that has a file for each job that failed."""
+INTERNAL = (".submitit", "multirun.yaml", FAILURES)
+"""What is in a sweep's folder beside its jobs."""
 STARTS = 2
 """How often one command starts a job whose process is killed: it may be the one that takes all memory."""
 
@@ -53,7 +55,7 @@ class Sweep:
 
     Attributes:
         folder: of the sweep.
-        jobs: the overrides of each job.
+        jobs: the names of their folders.
         launcher: Hydra's name of what runs them.
         at_once: how many of them share this machine.
         more: overrides that Hydra gets in addition.
@@ -61,7 +63,7 @@ class Sweep:
     """
 
     folder: Path
-    jobs: tuple[tuple[str, ...], ...]
+    jobs: tuple[str, ...]
     launcher: str
     at_once: int
     more: tuple[str, ...]
@@ -80,7 +82,7 @@ class Sweep:
             SDAANetError: every job failed by the same mistake.
             KeyboardInterrupt: Ctrl-C.
         """
-        new, code = not self.folder.exists(), 0
+        new, code = not self.folder.exists(), 1
         self.ledger.mkdir(parents=True)
         try:
             broken = self._launch(launch)
@@ -95,7 +97,9 @@ class Sweep:
             raise
         finally:
             shutil.rmtree(self.ledger, ignore_errors=True)  # a job may just write into it
-            if new and code == 2:
+            with suppress(OSError):  # not empty, or not there
+                (self.folder / FAILURES).rmdir()
+            if new and code != 1:
                 self._forget()
         return code
 
@@ -111,7 +115,7 @@ class Sweep:
         if record.exists():
             return  # it ended before the launcher gave up
         if self.launcher == "joblib" and starts.exists() and starts.stat().st_size >= STARTS:
-            self._record(record, Outcome(folder.name, "failed", "its process, or one that ran beside it, was killed"))
+            self._record(record, self._failed(folder.name, "its process, or one that ran beside it, was killed"))
             return
         with suppress(FileNotFoundError), starts.open("a") as file:
             file.write(".")
@@ -121,22 +125,28 @@ class Sweep:
         self._record(record, outcome)
 
     def _attempted(self, folder: Path, attempt: Callable[[], str]) -> Outcome:
-        failure = self.folder / "failures" / f"{folder.name}.txt"
-        with suppress(OSError):  # no failure of an earlier sweep, or one of another job beside it
-            failure.unlink()
-            failure.parent.rmdir()
         try:
             with alone(folder):
-                return Outcome(folder.name, attempt())
+                outcome = Outcome(folder.name, attempt())
         except SDAANetError as error:
-            outcome = Outcome(folder.name, "failed", _one_line(str(error)), mistake=True)
+            outcome = self._failed(folder.name, _one_line(str(error)), mistake=True)
         except Exception as error:
-            line = _one_line(f"{type(error).__name__}: {error}")
-            with written_whole(failure) as path:
-                path.write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
-            outcome = Outcome(folder.name, "failed", f"{line} (traceback: {short(failure)})")
-        print(f"{outcome.name} failed, the others go on: {outcome.line}", flush=True)
+            outcome = self._failed(folder.name, _one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
+        if outcome.state == "failed":
+            print(f"{outcome.name} failed, the others go on: {outcome.line}", flush=True)
+        else:
+            self._failure(outcome.name).unlink(missing_ok=True)  # that of an earlier sweep
         return outcome
+
+    def _failed(self, name: str, line: str, trace: str = "", mistake: bool = False) -> Outcome:
+        """The outcome of a job that failed, which stays in a file until the same sweep has finished the job."""
+        path = self._failure(name)
+        with written_whole(path) as temporary:
+            temporary.write_text(f"{line}\n\n{trace}".strip() + "\n", encoding="utf-8")
+        return Outcome(name, "failed", f"{line} (traceback: {short(path)})" if trace else line, mistake)
+
+    def _failure(self, name: str) -> Path:
+        return self.folder / FAILURES / f"{name}.txt"
 
     def _record(self, path: Path, outcome: Outcome) -> None:
         with suppress(FileNotFoundError):  # the command that started this job waits no longer
@@ -158,12 +168,15 @@ class Sweep:
             ConfigError: settings that cannot work in a sweep, or the folder holds a training with others.
         """
         check(config, self.launcher)
-        if "resume" in config and not is_left(config):
+        trains = "resume" in config
+        if trains and is_finished(config):
             return "finished"
         with ExitStack() as stack:
             if self.launcher in ONE_MACHINE and "strategy" in config:
                 strategy = stack.enter_context(device_of_its_own(config["strategy"], number, self.at_once))
                 config = {**config, "strategy": strategy}
+            if trains:
+                config = made_ready(config)
             if self.launcher == "joblib":
                 start_processes_as_usual()
                 stack.enter_context(_printing_to(folder / "output.txt"))
@@ -172,9 +185,13 @@ class Sweep:
             print(f"{folder.name} is done, what it printed is in {short(folder / 'output.txt')}", flush=True)
         return "done"
 
+    def _left(self) -> list[Path]:
+        """What jobs left in the sweep's folder."""
+        return [path for path in self.folder.iterdir() if path != self.ledger and path.name not in INTERNAL]
+
     def _forget(self) -> None:
         """Remove the sweep's folder if no job left anything in it."""
-        if {path.name for path in self.folder.iterdir()} <= set(INTERNAL):
+        if not self._left():
             shutil.rmtree(self.folder)
             remove_empty(self.folder.parent)
 
@@ -201,21 +218,20 @@ class Sweep:
 
     def _outcomes(self) -> list[Outcome]:
         """Of all jobs in their order; one that left none was cut off, or did not start."""
-        common = set(self.jobs[0]).intersection(*self.jobs)
-        found = []
-        for number, overrides in enumerate(self.jobs):
-            path = self.ledger / f"{number}.json"
-            if path.is_file():
-                found.append(Outcome(**json.loads(path.read_text(encoding="utf-8"))))
-            else:
-                name = " ".join(o for o in overrides if o not in common) or f"job {number + 1}"
-                found.append(Outcome(name, "failed", "it has not come to its end"))
-        return found
+        paths = [self.ledger / f"{number}.json" for number in range(len(self.jobs))]
+        return [
+            Outcome(**json.loads(path.read_text(encoding="utf-8")))
+            if path.is_file()
+            else self._failed(name, "it has not come to its end")
+            for name, path in zip(self.jobs, paths, strict=True)
+        ]
 
     def _conclude(self, outcomes: Sequence[Outcome], broken: str) -> int:
         failed = [outcome for outcome in outcomes if outcome.state == "failed"]
         mistakes = all(outcome.mistake for outcome in failed)
         if mistakes and len(failed) == len(outcomes) and len({outcome.line for outcome in failed}) == 1:
+            for outcome in failed:  # a mistake in the command, and no failure of its jobs
+                self._failure(outcome.name).unlink(missing_ok=True)
             raise SDAANetError(failed[0].line)
         if broken:
             print(f"sd-aanet: hydra/launcher={self.launcher} gave up: {broken}", file=sys.stderr)
@@ -228,7 +244,10 @@ class Sweep:
             counts = {"done": "done", "finished": "finished before", "failed": "failed"}
             told = ", ".join(f"{states.count(state)} {text}" for state, text in counts.items() if state in states)
             print(f"\n{len(outcomes)} jobs: {told}")
-            print(f"sweep       {short(self.folder)}\n\nnext:\n  {program()} report {short(self.folder)}")
+            if self._left():
+                print(f"sweep       {short(self.folder)}")
+            if any(self.folder.rglob("result.json")):
+                print(f"\nnext:\n  {program()} report {short(self.folder)}")
         return 0 if not failed else 2 if mistakes else 1
 
 

@@ -73,11 +73,25 @@ def run(config: Config) -> dict[str, float]:
         out = last.parent.parent
         config = _saved_config(out)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
-    elif getattr(rank_zero_only, "rank", 0) == 0 and (out / "config.yaml").exists():
+    elif _is_first(config) and (out / "config.yaml").exists():
         raise ConfigError(f"out='{out}' holds a training already: choose another folder, or go on with resume={out}")
     settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data, epochs, steps = _data(config)
+    data = _data(config)
+    ended = last is not None and (out / TRAINED).is_file()  # also before its last step, by early stopping
+    metrics = {} if ended else _train(config, data, settings, last, out)
+    if not _is_first(config):
+        return {}
+    checkpoint = out / "checkpoints" / "best.ckpt"
+    if config["test_episodes"]:
+        metrics |= _evaluate(config, checkpoint, data, settings, out)
+    _say(config, data.source("val").folds, out, checkpoint)
+    return metrics
+
+
+def _train(config: Config, data: EpisodeDataModule, settings: Config, last: Path | None, out: Path) -> dict[str, float]:
+    """Train to the end, from the checkpoint `last` on if one is given; the metrics, on the first device alone."""
+    epochs, per_epoch = _epochs(config)
     module = _module(config, data)
     data.setup("fit")
     if config["test_episodes"]:
@@ -89,7 +103,7 @@ def run(config: Config) -> dict[str, float]:
         logger=loggers,
         callbacks=[*_checkpoints(config, out / "checkpoints"), *_callbacks(config)],
         gradient_clip_val=config["gradient_clip"],
-        log_every_n_steps=max(1, min(10, steps // 50)),
+        log_every_n_steps=max(1, min(10, epochs * per_epoch // 50)),
         num_sanity_val_steps=0,
     )
     start = time.perf_counter()
@@ -122,33 +136,35 @@ def run(config: Config) -> dict[str, float]:
         torch.distributed.destroy_process_group()  # one device evaluates, and must not wait for the others
     if not trainer.is_global_zero:
         return {}
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     draw_curves(out)
     link_latest(out)
-    checkpoint = out / "checkpoints" / "best.ckpt"
     done = safe_load(out / "checkpoints" / "last.ckpt")["global_step"]  # with ddp_spawn the trainer here took none
     print(f"trained {done} steps in {seconds:.0f} s")
     with written_whole(out / TRAINED) as path:
         path.write_text(json.dumps({"steps": done}) + "\n")
-    if config["test_episodes"]:
-        metrics |= _evaluate(config, checkpoint, data, settings, out)
-    _say(config, out, checkpoint)
-    return metrics
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def _data(config: Config) -> tuple[EpisodeDataModule, int, int]:
-    """The data module, an epoch of which is a validation interval; the number of epochs, and of steps in all."""
+def _is_first(config: Config) -> bool:
+    """Whether this process is the first of those that train together."""
+    return world_size(config["strategy"], config["num_nodes"]) == 1 or getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _epochs(config: Config) -> tuple[int, int]:
+    """The number of epochs, each a validation interval, and of the steps in one."""
     epochs = max(1, config["steps"] // config["val_every"])
-    per_epoch = config["steps"] // epochs
+    return epochs, config["steps"] // epochs
+
+
+def _data(config: Config) -> EpisodeDataModule:
     world = world_size(config["strategy"], config["num_nodes"])
-    data = open_data(
+    return open_data(
         config["dataset"]["source"],
         **{name: config[name] for name in DATA},
-        episodes=per_epoch * config["batch_size"] * world,
+        episodes=_epochs(config)[1] * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
     )
-    return data, epochs, per_epoch * epochs
 
 
 def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
@@ -244,8 +260,8 @@ def _evaluate(
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}
 
 
-def _say(config: Config, out: Path, checkpoint: Path) -> None:
-    """Where everything is, and, outside a sweep, what to try next."""
+def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
+    """Where everything is, and, outside a sweep, what to try next, such as the next of the data set's folds."""
     rows = {
         "checkpoint": checkpoint,
         "curves": out / "curves.png",
@@ -258,9 +274,10 @@ def _say(config: Config, out: Path, checkpoint: Path) -> None:
     root = config["dataset"].get("root")
     data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
     command, fold = program(), config["fold"]
+    another = f"{command} train {data} fold={(fold + 1) % folds} (other novel classes); " if folds > 1 else ""
     print(
         "\nnext:\n"
         f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold} shot=5\n"
         f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
-        f"  {command} train {data} fold={(fold + 1) % 4} (other novel classes); {command} train --help (all settings)"
+        f"  {another}{command} train --help (all settings)"
     )

@@ -1,0 +1,47 @@
+"""conf/experiment: every recipe runs whole, on small fakes of its data set."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from commands import metrics, ran
+from data.fake_coco import make_coco
+from data.fake_voc import make_voc
+from test_config import EXPERIMENTS
+
+SMALL = (
+    *("size=65", "test_size=65", "steps=2", "batch_size=2", "val_every=1", "val_episodes=4", "min_object_pixels=100"),
+    *("test_episodes=6", "test_batch_size=4", "seeds=1", "workers=0", "strategy=cpu", "precision=32-true"),
+    *("backbone.weights=null", "backbone.trainable=false", "backbone.head_channels=8"),  # no download, and yet frozen
+)
+
+
+def check_recipe(name: str, root: Path, *more: str) -> None:
+    """Two steps, both validations and the evaluation of an experiment, by the switches that are its own."""
+    dataset, _, protocol, norm, select_on, rate, *_ = EXPERIMENTS[name]
+    make = {"pascal5i": make_voc, "coco20i": make_coco}[str(dataset)]
+    make(root / "data")
+    out = root / "run"
+    ran("train", f"experiment={name}", f"dataset.root={root / 'data'}", "fold=1", *SMALL, *more, f"out={out}")
+    rows = metrics(out)
+    assert next(row["train/lr"] for row in rows if "train/lr" in row) == pytest.approx(rate)
+    assert sum("val/miou" in row for row in rows) == 2
+    saved = OmegaConf.load(out / "config.yaml")
+    assert (saved.backbone.norm, saved.model.variant, saved.augment) == (norm, "published", "published")
+    result = json.loads((out / "result.json").read_text())
+    switches = result["protocol"]
+    assert [switches[key] for key in ("dataset", "protocol", "select_on", "fold")] == [dataset, protocol, select_on, 1]
+    assert result["episodes"] == 6
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
+    check_recipe(name, tmp_path, "backbone=resnet18")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_on_its_own_backbone(name: str, tmp_path: Path) -> None:
+    check_recipe(name, tmp_path)
