@@ -40,13 +40,20 @@ class Workload:
 
     def episodes(self, shot: int, count: int = 1000, augment: str = "none") -> EpisodeDataModule:
         """Fold 0."""
+        least = self.size**2 // 25  # of shapes, see `Shapes`
         source: dict[str, object] = {
             "_target_": "sd_aanet.data.shapes.Shapes",
             "images": self.images,
             "size": self.size,
         }
         if self.data is not None:
-            source = {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(self.data)}
+            least, source = 2048, {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(self.data)}
         return EpisodeDataModule(
-            source, shot=shot, size=self.train_size, test_size=self.size, test_episodes=count, augment=augment
+            source,
+            shot=shot,
+            size=self.train_size,
+            test_size=self.size,
+            test_episodes=count,
+            augment=augment,
+            min_object_pixels=least,
         )
