@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate test test-all lint format typecheck bench clean
+.PHONY: help install train evaluate test test-all lint format typecheck bench bench-full bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,8 +48,14 @@ format: $(STAMP) ## put style and formatting right
 typecheck: $(STAMP) ## check the types of src
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## measure speed and memory
+bench: $(STAMP) ## measure speed and memory against the published way, small (about 15 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: $(STAMP) ## the same at the paper's sizes (hours on a CPU); ARGS="--data VOC --weights FILE" for photographs
+	@$(BIN)/python -m benchmarks --full $(ARGS)
+
+bench-gpu: $(STAMP) ## training steps and evaluations on a GPU
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean: ## remove caches and builds; keeps .venv and runs
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
