@@ -36,9 +36,9 @@ class Row:
 
     def line(self) -> str:
         """The row of a Markdown table."""
-        reference = "" if self.reference is None else f"{self.reference:.2f} s"
+        reference = "" if self.reference is None else f"{self.reference:.3g} s"
         ratio, sign = ("", "<=") if self.ratio is None else (f"{self.ratio:.1f}", ">=")
-        ours, target = f"{self.ours:.2f} {self.unit or 's'}", f"{sign} {self.target:g} {self.unit}".rstrip()
+        ours, target = f"{self.ours:.3g} {self.unit or 's'}", f"{sign} {self.target:g} {self.unit}".rstrip()
         cells = (self.what, reference, ours, ratio, target, "met" if self.met else "NOT met", self.note)
         return "| " + " | ".join(cells) + " |"
 

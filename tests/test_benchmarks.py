@@ -44,4 +44,4 @@ def test_rows_of_an_evaluation() -> None:
 def test_a_row_is_the_median_of_its_pairs() -> None:
     row = of_pairs("a thing", [(2.0, 1.0), (6.0, 2.0), (9.0, 9.0)], target=2)
     assert (row.reference, row.ours, row.ratio, row.met) == (6.0, 2.0, 2.0, True)
-    assert Row("memory", None, 3.5, 3, "GB").line() == "| memory |  | 3.50 GB |  | <= 3 GB | NOT met |  |"
+    assert Row("memory", None, 3.5, 3, "GB").line() == "| memory |  | 3.5 GB |  | <= 3 GB | NOT met |  |"
