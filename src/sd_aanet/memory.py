@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from sd_aanet.models.base import Features, FewShotNetwork
 
 KINDS = ("mid", "high", "masked")
 """What features there are: mid ones, a query's high ones, a support's."""
+LAYOUT = "channels last"
+"""Of a file; names the folder, so that files of another layout are not read."""
 Key = tuple[str, ...]
 """One of `KINDS`, the picture's key, and for "masked" the class."""
 
@@ -87,39 +89,43 @@ class FeatureMemory:
 
     def mid(self, names: Sequence[str], images: Tensor) -> Tensor:
         """The mid features of N images (N, 3, S, S), see `FewShotNetwork.mid`; `names` are their keys."""
-        return self._all([("mid", name) for name in names], lambda rows: self.network.mid(images[rows]))
+        rows = self._all([("mid", name) for name in names], lambda rows: self.network.mid(images[rows]).unbind())
+        # Channels last in memory, as rows are kept and as convolutions like them.
+        return torch.stack([row.permute(1, 2, 0) for row in rows]).permute(0, 3, 1, 2)
 
-    def high(self, names: Sequence[str], mid: Tensor) -> Tensor | None:
+    def high(self, names: Sequence[str], mid: Tensor) -> tuple[Tensor, ...] | None:
         """The high features of N queries, see `FewShotNetwork.high`."""
         if self.network.prior_stage is None:
             return None
         return self._all([("high", name) for name in names], lambda rows: self._high(mid[rows]))
 
-    def masked(self, names: Sequence[str], classes: Sequence[int], mid: Tensor, foreground: Tensor) -> Tensor | None:
+    def masked(
+        self, names: Sequence[str], classes: Sequence[int], mid: Tensor, foreground: Tensor
+    ) -> tuple[Tensor, ...] | None:
         """The high features of N supports of these classes, see `FewShotNetwork.high`."""
         if self.network.prior_stage is None:
             return None
         keys = [("masked", name, str(c)) for name, c in zip(names, classes, strict=True)]
         return self._all(keys, lambda rows: self._high(mid[rows], foreground[rows]))
 
-    def _high(self, mid: Tensor, foreground: Tensor | None = None) -> Tensor:
+    def _high(self, mid: Tensor, foreground: Tensor | None = None) -> tuple[Tensor, ...]:
         high = self.network.high(mid, foreground)
         assert high is not None  # asked for only where the prior is on
         return high
 
-    def _all(self, keys: Sequence[Key], compute: Callable[[list[int]], Tensor]) -> Tensor:
+    def _all(self, keys: Sequence[Key], compute: Callable[[list[int]], Iterable[Tensor]]) -> tuple[Tensor, ...]:
         """One row a key: what is kept, and the rest computed in one batch, each key once."""
         rows = {key: row for key in dict.fromkeys(keys) if (row := self._recall(key)) is not None}
         missing = {key: index for index, key in enumerate(keys) if key not in rows}
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
         if missing:
-            for key, row in zip(missing, compute(list(missing.values())).unbind(), strict=True):
+            for key, row in zip(missing, compute(list(missing.values())), strict=True):
                 rows[key] = row
                 if key[0] in self.kinds:
                     self._keep(key, row)
         device = next(self.network.parameters()).device
-        return torch.stack([rows[key].to(device) for key in keys])
+        return tuple(rows[key].to(device) for key in keys)
 
     def _recall(self, key: Key) -> Tensor | None:
         if self.folder is None:
@@ -129,15 +135,15 @@ class FeatureMemory:
         path = self._path(key)
         if not path.is_file():
             return None
-        bits = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-        return bits.view(_dtype(self.network))
+        bits = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))  # (h, w, C)
+        return bits.view(_dtype(self.network)).permute(2, 0, 1)
 
     def _keep(self, key: Key, row: Tensor) -> None:
         if self.folder is not None:
             with written_whole(self._path(key)) as path:
                 # NumPy knows no bfloat16: files hold its bits.
-                bits = row.cpu().contiguous().view(torch.int16 if row.element_size() == 2 else row.dtype)
-                np.save(path, bits.numpy())
+                last = row.cpu().permute(1, 2, 0).contiguous()  # (h, w, C)
+                np.save(path, last.view(torch.int16 if row.element_size() == 2 else row.dtype).numpy())
             return
         row = row.clone()  # not a view that would keep its whole batch alive
         self._kept[key] = row
@@ -151,7 +157,7 @@ class FeatureMemory:
         dtype = _dtype(self.network)
         if dtype not in self._fingerprints:
             # The printed backbone tells strides and dilations, which no weight does.
-            settings = (dtype, self.preparation, self.network.prior_stage, self.network.backbone)
+            settings = (LAYOUT, dtype, self.preparation, self.network.prior_stage, self.network.backbone)
             digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
             for name, value in self.network.backbone.state_dict().items():
                 digest.update(name.encode() + value.cpu().numpy().tobytes())

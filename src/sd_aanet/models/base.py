@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 import torch
@@ -23,11 +24,11 @@ class Features:
 
     Attributes:
         mid: (N, C3 + C2, h, w), stages 3 and 2, for the head.
-        high: (N, C, h, w), for the prior mask; None where that is off.
+        high: for each, (C, h, w), for the prior mask; None where that is off.
     """
 
     mid: Tensor
-    high: Tensor | None
+    high: tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Queries:
 
     Attributes:
         features: (N, C, h, w), projected.
-        high: (N, C4, h, w), for the prior mask; None where that is off.
+        high: for each, (C4, h, w), for the prior mask; None where that is off.
         affinity: (N, 4 C, h, w), the share of `features` in SAAM's first convolution; None without SAAM.
     """
 
     features: Tensor
-    high: Tensor | None = None
+    high: tuple[Tensor, ...] | None = None
     affinity: Tensor | None = None
 
     def select(self, rows: Sequence[int]) -> Queries:
@@ -203,7 +204,7 @@ class FewShotNetwork(nn.Module):
             stage2, stage3 = self._fastest().stages23(image)  # (N, C2, h, w), (N, C3, h, w)
             return torch.cat([stage3, stage2], 1)
 
-    def high(self, mid: Tensor, foreground: Tensor | None = None) -> Tensor | None:
+    def high(self, mid: Tensor, foreground: Tensor | None = None) -> tuple[Tensor, ...] | None:
         """The prior's features, made from the mid ones.
 
         Args:
@@ -211,18 +212,18 @@ class FewShotNetwork(nn.Module):
             foreground: (N, S, S) in {0, 1} for supports, whose stage 3 it multiplies; None for queries.
 
         Returns:
-            (N, C, h, w); None where the prior is off.
+            For each, (C, h, w); None where the prior is off.
         """
         if self.prior_stage is None:
             return None
         with self.no_gradient_of_frozen():
             stage3: Tensor = mid[:, : self.backbone.channels[1]]
             if self.prior_stage < 4:
-                return mid[:, self.backbone.channels[1] :] if self.prior_stage == 2 else stage3
+                return (mid[:, self.backbone.channels[1] :] if self.prior_stage == 2 else stage3).unbind()
             if foreground is not None:
                 grid = (mid.shape[-2], mid.shape[-1])
                 stage3 = stage3 * resize(foreground[:, None], grid).to(stage3.dtype)  # (N, C3, h, w)
-            return self._fastest().stage4(stage3)
+            return self._fastest().stage4(stage3).unbind()
 
     def _fastest(self) -> Backbone:
         """The backbone, its batch norms folded where they stand still and no gradient is asked for."""
@@ -255,16 +256,14 @@ class FewShotNetwork(nn.Module):
             for k in range(shot):
                 mid = self.mid(support[:, k])
                 shots.append(Features(mid, self.high(mid, foreground[:, k])))
-            highs = [f.high for f in shots if f.high is not None]
             mids = torch.stack([f.mid for f in shots], 1).flatten(0, 1)
-            return of_query, Features(mids, torch.stack(highs, 1).flatten(0, 1) if highs else None)
+            highs = zip(*(f.high for f in shots if f.high is not None), strict=True)  # by episode, the shots of each
+            return of_query, Features(mids, None if of_query.high is None else tuple(chain.from_iterable(highs)))
         # Otherwise every image is on its own, and one pass serves all; the queries' stage 3 is multiplied by one.
         mid = self.mid(torch.cat([query, support.flatten(0, 1)]))  # (B + BK, C3 + C2, h, w)
         high = self.high(mid, torch.cat([torch.ones_like(query[:, 0]), foreground.flatten(0, 1)]))
-        parts = [batch, batch * shot]
-        of_queries, of_supports = mid.split(parts)
-        high_queries, high_supports = (None, None) if high is None else high.split(parts)
-        return Features(of_queries, high_queries), Features(of_supports, high_supports)
+        of_queries, of_supports = (None, None) if high is None else (high[:batch], high[batch:])
+        return Features(mid[:batch], of_queries), Features(mid[batch:], of_supports)
 
     def forward(self, query: Tensor, support: Tensor, support_mask: Tensor) -> Prediction:
         """Segment B queries, each from its K supports.

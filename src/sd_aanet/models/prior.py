@@ -6,6 +6,7 @@ foreground enter the product, and one zero stands for all others. A quarter of a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,17 +29,17 @@ class Columns:
     background: bool
 
 
-def foreground_columns(support: Tensor, mask: Tensor) -> tuple[Columns, ...]:
+def foreground_columns(supports: Iterable[Tensor], mask: Tensor) -> tuple[Columns, ...]:
     """The columns of supports that a mask does not make zero.
 
     Args:
-        support: (N, C, h, w), high features, made from their masked stage before.
+        supports: N times (C, h, w), high features, made from their masked stage before.
         mask: (N, 1, h, w) in [0, 1], the foreground, resized to the grid.
     """
     columns = []
-    for feature, weight in zip(support.permute(0, 2, 3, 1), mask[:, 0], strict=True):
+    for feature, weight in zip(supports, mask[:, 0], strict=True):
         inside = weight > 0
-        chosen = feature[inside].to(torch.promote_types(feature.dtype, torch.float32))  # (n, C)
+        chosen = feature.permute(1, 2, 0)[inside].to(torch.promote_types(feature.dtype, torch.float32))  # (n, C)
         columns.append(Columns(chosen * weight[inside, None].to(chosen.dtype), len(chosen) < inside.numel()))
     return tuple(columns)
 

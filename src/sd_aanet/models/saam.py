@@ -11,6 +11,8 @@ Everything here is the plain network; three rewritings, exact to rounding, save 
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,8 +38,12 @@ def spread_conv3x3(vector: Tensor, weight: Tensor, size: tuple[int, int]) -> Ten
         (N, O, h, w).
     """
     nine = F.conv2d(vector[:, :, None, None].expand(-1, -1, 3, 3), weight, padding=1)  # (N, O, 3, 3)
-    rows, columns = (torch.tensor([0] + [1] * (side - 2) + [2], device=vector.device) for side in size)
-    return nine[:, :, rows[:, None], columns]
+    x = nine.permute(0, 2, 3, 1)  # (N, 3, 3, O): channels last in memory
+    for dim, side in zip((1, 2), size, strict=True):
+        first, middle, last = x.split(1, dim)
+        # Not by an index, whose gradient is slow.
+        x = torch.cat([first, middle.expand([side - 2 if d == dim else -1 for d in range(4)]), last], dim)
+    return x.permute(0, 3, 1, 2)  # (N, O, h, w)
 
 
 def resized_conv3x3(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -51,13 +57,18 @@ def resized_conv3x3(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Ten
     Returns:
         (N, O, h, w).
     """
-    count = cells.shape[-2] * cells.shape[-1]
-    # How each cell, through each tap, reaches each position: the resize of every one-hot grid, shifted nine times.
-    one_hot = torch.eye(count, dtype=cells.dtype, device=cells.device).view(count, 1, *cells.shape[-2:])
-    basis = F.unfold(resize(one_hot, size), 3, padding=1)  # (b*b, 9, hw)
     taps = torch.einsum("ncx,oct->noxt", cells.flatten(2), weight.flatten(2))  # (N, O, b*b, 9)
-    spread = taps.flatten(2) @ basis.flatten(0, 1).to(taps.dtype)  # (N, O, hw)
+    spread = taps.flatten(2) @ _basis(cells.shape[-1], size, taps.dtype, cells.device)  # (N, O, hw)
     return spread.view(*spread.shape[:2], *size)
+
+
+@functools.lru_cache(maxsize=32)
+def _basis(side: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """How each cell, through each tap, reaches each position: every one-hot grid resized, shifted nine times."""
+    with torch.inference_mode(False), torch.no_grad():  # kept, and training must be able to use it
+        one_hot = torch.eye(side * side, dtype=torch.promote_types(dtype, torch.float32), device=device)
+        basis = F.unfold(resize(one_hot.view(-1, 1, side, side), size), 3, padding=1)  # (b*b, 9, hw)
+        return basis.flatten(0, 1).to(dtype)  # (b*b * 9, hw)
 
 
 class AffinityExtractor(nn.Module):
