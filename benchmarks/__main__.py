@@ -25,7 +25,7 @@ def measured(work: Workload, full: bool, sections: list[str]) -> Iterator[Row]:
     if "training" in sections:
         yield from rows.training(work, pairs, (1.3, 2.5), (2.7, 5))
     if "memory" in sections:
-        yield from rows.memory(work, (1, 4, 8) if full else (0.25, 1, 4), episodes=200 if full else 100)
+        yield from rows.memory(work, (1, 4, 8) if full else (0.25, 1, 4), episodes=100)
     if "evaluation" in sections:
         episodes = 1000 if full else 250
         yield from rows.evaluation(work, 1, episodes, 2, (4, 7))
