@@ -51,8 +51,8 @@ def evaluate(
     module: SDAANetModule, data: EpisodeDataModule, jobs: list[Job], budget: float = 8 * GIGABYTE
 ) -> EpisodeTester:
     """What `sd-aanet evaluate` does with episodes, from files to counts."""
-    tester = EpisodeTester(module.eval(), data.preprocess, ("squashed",), batch=8, budget=budget)
-    tester.steps = plan(jobs, tester.most_supports(), 8)
+    tester = EpisodeTester(module.eval(), data.preprocess, ("squashed",), batch=4, budget=budget)
+    tester.steps = plan(jobs, tester.most_supports(), 4)
     pictures = Loader(StepDataset(data.source("val"), tester.steps, data.preprocess), workers=0, batch_size=None)
     with torch.inference_mode():
         for place, step in enumerate(pictures):
