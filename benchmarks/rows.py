@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,13 +22,11 @@ from sd_aanet.episode import Episode
 from sd_aanet.evaluation.loading import StepDataset
 from sd_aanet.evaluation.metrics import class_sums, figures
 from sd_aanet.evaluation.plan import Job, plan
-from sd_aanet.evaluation.tester import GIGABYTE, EpisodeTester
-from sd_aanet.memory import FeatureMemory
+from sd_aanet.evaluation.tester import EpisodeTester
+from sd_aanet.memory import GIGABYTE, FeatureMemory
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.segmenter import FewShotSegmenter
 from sd_aanet.training.module import SDAANetModule
-
-MEGABYTE = 1024**2
 
 
 PRECISIONS = (False, True) if torch.cpu._is_avx512_bf16_supported() else (False,)
@@ -249,5 +246,4 @@ def machine() -> str:
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
         model = names[0] if names else model
     native = "with bf16" if len(PRECISIONS) > 1 else "without bf16, whose rows are left out"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    return f"{torch.get_num_threads()} threads of {model}, {native}; torch {torch.__version__}; peak {peak:.1f} GB"
+    return f"{torch.get_num_threads()} threads of {model}, {native}; torch {torch.__version__}"

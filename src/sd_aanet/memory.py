@@ -20,6 +20,7 @@ from sd_aanet.errors import ConfigError
 from sd_aanet.files import written_whole
 from sd_aanet.models.base import Features, FewShotNetwork
 
+GIGABYTE = 1024**3
 KINDS = ("mid", "high", "masked")
 """What features there are: mid ones, a query's high ones, a support's."""
 LAYOUT = "channels last"

@@ -20,8 +20,9 @@ from sd_aanet.evaluation import results
 from sd_aanet.evaluation.loading import StepDataset
 from sd_aanet.evaluation.plan import Job, plan
 from sd_aanet.evaluation.results import Result
-from sd_aanet.evaluation.tester import GIGABYTE, EpisodeTester, Views
+from sd_aanet.evaluation.tester import EpisodeTester, Views
 from sd_aanet.files import written_whole
+from sd_aanet.memory import GIGABYTE
 from sd_aanet.models.functional import resize
 from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.training.build import build_trainer

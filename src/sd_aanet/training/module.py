@@ -14,11 +14,9 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation.metrics import FewShotIoU
-from sd_aanet.memory import FeatureMemory
+from sd_aanet.memory import GIGABYTE, FeatureMemory
 from sd_aanet.models import build_network
 from sd_aanet.training.losses import LossTerms, SDAANetLoss
-
-GIGABYTE = 1024**3
 
 
 class SDAANetModule(pl.LightningModule):
