@@ -28,7 +28,6 @@ from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.segmenter import FewShotSegmenter
 from sd_aanet.training.module import SDAANetModule
 
-
 PRECISIONS = (False, True) if torch.cpu._is_avx512_bf16_supported() else (False,)
 """Whether in bf16: emulated, without instructions for it, it is slower than float32 and says nothing."""
 

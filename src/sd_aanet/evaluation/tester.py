@@ -82,7 +82,7 @@ class EpisodeTester(pl.LightningModule):
         preprocess: Preprocess,
         resolutions: Sequence[str],
         views: Views | None = None,
-        batch: int = 8,
+        batch: int = 4,
         budget: float = 8 * GIGABYTE,
         folder: Path | None = None,
     ) -> None:
