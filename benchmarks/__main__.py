@@ -13,7 +13,7 @@ from benchmarks.workload import Workload
 SECTIONS = ("starting", "waiting", "query", "training", "memory", "evaluation")
 
 
-def measured(work: Workload, full: bool, sections: list[str]) -> Iterator[Row]:
+def measured(work: Workload, full: bool, sections: list[str], sample: int) -> Iterator[Row]:
     """The rows, cheapest first."""
     pairs = 5
     if "starting" in sections:
@@ -28,8 +28,8 @@ def measured(work: Workload, full: bool, sections: list[str]) -> Iterator[Row]:
         yield from rows.memory(work, (1, 4, 8) if full else (0.25, 1, 4), episodes=100)
     if "evaluation" in sections:
         episodes = 1000 if full else 250
-        yield from rows.evaluation(work, 1, episodes, 2, (4, 7))
-        yield from rows.evaluation(work, 5, episodes, 2, (8, 15))
+        yield from rows.evaluation(work, 1, episodes, sample, (4, 7))
+        yield from rows.evaluation(work, 5, episodes, sample, (8, 15))
 
 
 def main() -> None:
@@ -38,11 +38,13 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="473 px (training: 321), 1000 episodes; else 225 px, 250")
     parser.add_argument("--data", type=Path, help="a data set in VOC's layout; otherwise pictures of shapes")
     parser.add_argument("--weights", type=Path, help="of the ResNet-50; otherwise random, which takes as long")
+    parser.add_argument("--checkpoint", type=Path, help="a trained one of fold 0, instead of new weights")
+    parser.add_argument("--sample", type=int, default=2, help="episodes of each class that the reference does, too")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", default=SECTIONS, help="some of the rows")
     given = parser.parse_args()
-    work = Workload(473 if given.full else 225, 321 if given.full else 225, given.data, given.weights)
+    work = Workload(473 if given.full else 225, 321 if given.full else 225, given.data, given.weights, given.checkpoint)
     print(f"{rows.machine()}\npictures of {work.size} px, in training {work.train_size} px\n\n{HEAD}", flush=True)
-    for row in measured(work, given.full, given.only):
+    for row in measured(work, given.full, given.only, given.sample):
         print(row.line(), flush=True)
 
 

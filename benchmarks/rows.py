@@ -20,7 +20,7 @@ from sd_aanet.data.loader import Loader
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.evaluation.loading import StepDataset
-from sd_aanet.evaluation.metrics import class_sums, figures
+from sd_aanet.evaluation.metrics import class_sums, episode_counts, figures
 from sd_aanet.evaluation.plan import Job, plan
 from sd_aanet.evaluation.tester import EpisodeTester
 from sd_aanet.memory import GIGABYTE, FeatureMemory
@@ -44,15 +44,20 @@ def network_of(module: SDAANetModule) -> SDAANet:
 
 
 def evaluate(
-    module: SDAANetModule, data: EpisodeDataModule, jobs: list[Job], budget: float = 8 * GIGABYTE
+    module: SDAANetModule,
+    data: EpisodeDataModule,
+    jobs: list[Job],
+    budget: float = 8 * GIGABYTE,
+    batch: int = 4,
+    workers: int = 0,
 ) -> EpisodeTester:
-    """What `sd-aanet evaluate` does with episodes, from files to counts."""
-    tester = EpisodeTester(module.eval(), data.preprocess, ("squashed",), batch=4, budget=budget)
-    tester.steps = plan(jobs, tester.most_supports(), 4)
-    pictures = Loader(StepDataset(data.source("val"), tester.steps, data.preprocess), workers=0, batch_size=None)
+    """What `sd-aanet evaluate` does with episodes, from files to counts, on the module's device."""
+    tester = EpisodeTester(module.eval(), data.preprocess, ("squashed",), batch=batch, budget=budget)
+    tester.steps = plan(jobs, tester.most_supports(), batch)
+    pictures = Loader(StepDataset(data.source("val"), tester.steps, data.preprocess), workers, batch_size=None)
     with torch.inference_mode():
         for place, step in enumerate(pictures):
-            tester.test_step(step, place)
+            tester.test_step(step.to(module.device), place)
     return tester
 
 
@@ -61,10 +66,10 @@ def jobs_of(data: EpisodeDataModule) -> list[Job]:
     return [Job(0, index, spec) for index, spec in enumerate(data.test_specs(0))]
 
 
-def miou(testers: list[EpisodeTester], classes: int) -> float:
-    """Of all their episodes together."""
-    rows = torch.cat([row for tester in testers for row in tester.rows["squashed"]])
-    return float(figures(*class_sums(rows[:, 3:], rows[:, 2], classes))["miou"])
+def miou(rows: list[torch.Tensor], classes: int) -> float:
+    """Of episodes, as `EpisodeTester.rows` has them."""
+    all_rows = torch.cat(rows)
+    return float(figures(*class_sums(all_rows[:, 3:], all_rows[:, 2], classes))["miou"])
 
 
 def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: tuple[float, float]) -> Iterator[Row]:
@@ -79,7 +84,7 @@ def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: t
     scores: list[float] = []
     assert data.test_data is not None
     for on, target in zip(PRECISIONS, targets, strict=False):
-        measured, testers, differing = [], [], []
+        measured, all_of_ours, ours, theirs = [], [], [], []
         for class_id in sorted({job.spec.class_id for job in jobs}):
             some = [job for job in jobs if job.spec.class_id == class_id]
             places = [job.index for job in some[:: max(1, len(some) // sample)][:sample]]
@@ -88,13 +93,18 @@ def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: t
             slow = (time.perf_counter() - start) / len(places) * len(some)
             start = time.perf_counter()
             with half(on):
-                testers.append(evaluate(module, data, some))
+                rows = torch.cat(evaluate(module, data, some).rows["squashed"])  # (E, 8), see `EpisodeTester`
             measured.append((slow, time.perf_counter() - start))
-            differing += [_differing(module, data, job, logits[job.index], on) for job in some if job.index in logits]
-        scores.append(miou(testers, classes))
-        note = f"{statistics.mean(differing):.1e} of pixels differ from the reference's"
+            all_of_ours.append(rows)
+            for place in places:
+                counts = episode_counts(logits[place].argmax(1), data.test_data[place].query_mask)
+                theirs.append(torch.cat([torch.tensor([[0, place, class_id]]), counts], 1))
+                ours.append(rows[rows[:, 1] == place])
+        apart = abs(miou(ours, classes) - miou(theirs, classes))
+        note = f"mIoU of the reference's {len(theirs)} episodes {miou(theirs, classes):.4f}, ours {apart:.0e} from it"
+        scores.append(miou(all_of_ours, classes))
         if on:
-            note += f"; mIoU {abs(scores[1] - scores[0]) * 100:.2f} points from float32"
+            note += f"; of all {abs(scores[1] - scores[0]) * 100:.2f} points from float32"
         row = of_pairs(f"{episodes} {shot}-shot episodes, {'bf16' if on else 'float32'}", measured, target, note)
         total = [sum(column) for column in zip(*measured, strict=True)]
         yield Row(row.what, total[0], total[1], target, ratio=row.ratio, note=note)
@@ -103,13 +113,6 @@ def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: t
 def _by_reference(network: SDAANet, episode: Episode) -> torch.Tensor:
     with torch.inference_mode():
         return segment(network, episode.query, episode.query_mask, episode.support, episode.support_mask)
-
-
-def _differing(module: SDAANetModule, data: EpisodeDataModule, job: Job, expected: torch.Tensor, on: bool) -> float:
-    assert data.test_data is not None
-    with torch.inference_mode(), half(on):
-        found = module(data.test_data[job.index]).logits
-    return float((found.argmax(1) != expected.argmax(1)).float().mean())
 
 
 def queries(work: Workload, pairs: int, targets: tuple[float, float]) -> Iterator[Row]:
@@ -202,25 +205,36 @@ def waiting(work: Workload, steps: int = 6) -> Row:
 
 PEAK = """
 import resource, sys
-from benchmarks.rows import evaluate, jobs_of
-from benchmarks.workload import Workload
 from pathlib import Path
-size, budget, shot, episodes, data = sys.argv[1:]
-work = Workload(int(size), int(size), Path(data) if data else None)
+from benchmarks.rows import evaluate, jobs_of, miou
+from benchmarks.workload import Workload
+size, budget, shot, episodes, *files = sys.argv[1:]
+data, weights, checkpoint = (Path(file) if file else None for file in files)
+work = Workload(int(size), int(size), data, weights, checkpoint)
 module, episodes = work.module(), work.episodes(int(shot), int(episodes))
-evaluate(module, episodes, jobs_of(episodes), float(budget) * 1024**3)
+tester = evaluate(module, episodes, jobs_of(episodes), float(budget) * 1024**3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+print(miou(tester.rows["squashed"], len(episodes.source("val").classes)))
 """
+
+
+def peak(work: Workload, budget: float, shot: int, episodes: int) -> tuple[float, float, float]:
+    """An evaluation in a process of its own, from its start to its end: peak memory in GB, seconds, and mIoU."""
+    given = [
+        str(given or "") for given in (work.size, budget, shot, episodes, work.data, work.weights, work.checkpoint)
+    ]
+    start = time.perf_counter()
+    gigabytes, score = _output([sys.executable, "-c", PEAK, *given]).split()
+    return float(gigabytes), time.perf_counter() - start, float(score)
 
 
 def memory(work: Workload, budgets: tuple[float, ...], episodes: int) -> Iterator[Row]:
     """What an evaluation takes at most, from its start to its end, beyond the budget it was given."""
     for budget in budgets:
-        given = [str(work.size), str(budget), "5", str(episodes), str(work.data or "")]
-        start = time.perf_counter()
-        peak = float(_output([sys.executable, "-c", PEAK, *given]))
-        note = f"peak {peak:.2f} GB, {time.perf_counter() - start:.0f} s"
-        yield Row(f"memory beyond a budget of {budget:g} GB, 5-shot", None, max(0.0, peak - budget), 3, "GB", note=note)
+        gigabytes, seconds, score = peak(work, budget, 5, episodes)
+        note = f"peak {gigabytes:.2f} GB, {seconds:.0f} s, mIoU {score:.6f}"
+        what = f"memory of {episodes} 5-shot episodes beyond a budget of {budget:g} GB"
+        yield Row(what, None, max(0.0, gigabytes - budget), 3, "GB", note=note)
 
 
 def starting() -> Iterator[Row]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import load_backbone_weights
@@ -21,6 +22,7 @@ class Workload:
         train_size: side of a training's.
         data: a folder in VOC's layout; None draws pictures of shapes.
         weights: of the backbone; None leaves them random, which takes as long.
+        checkpoint: a trained SD-AANet, instead of a new one on `weights`; its figures mean something.
         images: of shapes: as many as a fold of PASCAL-5i's tenth has.
     """
 
@@ -28,10 +30,13 @@ class Workload:
     train_size: int
     data: Path | None = None
     weights: Path | None = None
+    checkpoint: Path | None = None
     images: int = 200
 
     def module(self) -> SDAANetModule:
-        """SD-AANet on ResNet-50, as published."""
+        """SD-AANet on ResNet-50, as published; or the checkpoint's."""
+        if self.checkpoint is not None:
+            return load_module(self.checkpoint)
         torch.manual_seed(0)
         module = SDAANetModule({"backbone": "resnet50"}, {}, {"size": self.size}, classes=20)
         if self.weights is not None:

@@ -74,7 +74,7 @@ def _devices(value: Any) -> bool:
 
 
 SWITCH = _one_of(True, False)
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
+PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
 SOURCE = {
     "dataset.source.size": _whole(1, 97),
     "dataset.source.seed": _whole(0),
@@ -89,7 +89,7 @@ EPISODES = SOURCE | {
     "short_classes": _one_of("refuse", "skip"),
 }
 COMMON = EPISODES | {
-    "workers": _whole(0),
+    "workers": Rule("auto, or a whole number of at least 0", lambda v: v == "auto" or _whole(0).holds(v), "auto"),
     "batch_size": _whole(1, 4),
     "seeds": _whole(1, 5),
     "resolution": _one_of("original", "squashed", "both"),

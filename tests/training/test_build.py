@@ -1,6 +1,7 @@
 """From a composed configuration to the module and the trainer's settings."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import torch
 
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError
+from sd_aanet.memory import GIGABYTE
 from sd_aanet.models.backbone import build_backbone
 from sd_aanet.training.build import (
+    affordable,
     build_module,
     build_trainer,
     link_latest,
     network_arguments,
     open_data,
     resolve_precision,
+    resolve_workers,
     trainer_settings,
     world_size,
 )
@@ -128,6 +132,40 @@ def test_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert world_size(CPU | {"devices": "auto", "accelerator": "auto"}) == 4
     assert world_size(CPU | {"devices": "auto"}) == 1
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 0), (2, 1, 1), (64, 1, 8), (16, 4, 3), (2, 4, 0)])
+def test_workers_by_themselves(monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert resolve_workers("auto", processes) == expected
+    assert resolve_workers(5, processes) == 5
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert resolve_workers("auto", processes) == expected
+
+
+def test_a_gpu_remembers_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = {0: 24 * GIGABYTE, 3: 10 * GIGABYTE}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 80 * GIGABYTE))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    caplog.set_level("INFO")
+    assert affordable(8, CPU | {"devices": [3]}) == 8  # of the machine's memory, not of the GPU's
+    assert affordable(8, CPU | {"accelerator": "auto", "devices": 2}) == 8
+    assert caplog.messages == []
+    assert affordable(8, CPU | {"accelerator": "gpu", "devices": [3]}) == 5
+    assert caplog.messages == ["remember_gb=8 is more than half of the 10.0 GB free on the GPU: that half is used"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert affordable(800, CPU | {"accelerator": "auto"}) == 800
+
+
+def test_float32_is_rounded_where_one_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's own, here again after the test
+    for precision, rounded in (("32-true", False), ("tf32", True), ("bf16-mixed", False)):
+        trainer = build_trainer(trainer_settings(CPU, precision), logger=False, enable_checkpointing=False)
+        assert trainer.precision == ("bf16-mixed" if precision == "bf16-mixed" else "32-true")
+        assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is rounded
 
 
 def test_open_data() -> None:

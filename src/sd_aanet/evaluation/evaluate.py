@@ -25,7 +25,7 @@ from sd_aanet.files import written_whole
 from sd_aanet.memory import GIGABYTE
 from sd_aanet.models.functional import resize
 from sd_aanet.pictures import EpisodeRow, episode_picture
-from sd_aanet.training.build import build_trainer
+from sd_aanet.training.build import affordable, build_trainer
 from sd_aanet.training.callbacks import Progress
 from sd_aanet.training.module import SDAANetModule
 
@@ -92,12 +92,12 @@ def evaluate(
         resolutions,
         protocol.views,
         data.test_batch_size,
-        gigabytes * GIGABYTE,
+        affordable(gigabytes, settings) * GIGABYTE,
         None if folder is None else Path(folder),
     )
     _test(tester, [Job(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)], data, settings)
     seconds = time.perf_counter() - start
-    rows = {name: torch.cat(some).numpy() for name, some in tester.rows.items()}  # (N, 8) each
+    rows = {name: torch.cat(some).cpu().numpy() for name, some in tester.rows.items()}  # (N, 8) each
     headline, *others = resolutions
     order = np.lexsort((rows[headline][:, 1], rows[headline][:, 0]))  # by list, then by place in it
     counts = len(next(iter(lists.values())))
@@ -123,7 +123,7 @@ def evaluate(
     first = seeds[headline][0].rows
     _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")
     results.write_episodes(seeds, source.classes, out)
-    results.write_prototypes(first[:, 1], torch.cat(tester.prototypes).numpy()[order][:counts], out)
+    results.write_prototypes(first[:, 1], torch.cat(tester.prototypes).cpu().numpy()[order][:counts], out)
     return result
 
 

@@ -14,7 +14,7 @@ from sd_aanet.evaluation.results import Result, table, write_result
 from sd_aanet.evaluation.seen import seen_classes
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
-from sd_aanet.training.build import build_module, open_data, quiet, trainer_settings
+from sd_aanet.training.build import build_module, open_data, quiet, resolve_workers, trainer_settings
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def run(config: dict[str, Any]) -> Result:
     resize = config["resize"] or trained.get("resize") or "squash"
     data = open_data(
         config["dataset"]["source"],
-        **{name: config[name] for name in ("fold", "shot", "workers", "min_object_pixels", "short_classes", "order")},
+        **{name: config[name] for name in ("fold", "shot", "min_object_pixels", "short_classes", "order")},
+        workers=resolve_workers(config["workers"]),
         ignore_boundary=config["ignore_boundary"],
         episodes_file=config["episodes_file"],
         size=size,

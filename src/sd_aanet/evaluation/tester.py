@@ -72,7 +72,8 @@ class EpisodeTester(pl.LightningModule):
 
     Attributes:
         steps: what is to be done; set before a test.
-        rows: {resolution: one (E, 8) int64 a batch of episodes: seed, index, class id, and `episode_counts`}.
+        rows: {resolution: one (E, 8) int64 a batch of episodes: seed, index, class id, and `episode_counts`}. These and
+            the prototypes stay on the device, so that a GPU is not waited for after every batch.
         prototypes: one (E, C) float32 a batch: the prototypes that the decoder was given.
     """
 
@@ -113,17 +114,18 @@ class EpisodeTester(pl.LightningModule):
         step = self.steps[pictures.step]
         places = {pair: place for place, pair in enumerate(step.pairs)}
         for jobs, probability, prediction in self.segment(pictures):
-            self.prototypes.append(prediction.prototype.float().cpu())
-            for job, found in zip(jobs, probability, strict=True):
-                place = places[job.spec.query, job.spec.class_id]
-                for name in self.resolutions:
+            self.prototypes.append(prediction.prototype.float())
+            named = pictures.masks.new_tensor([(job.seed, job.index, job.spec.class_id) for job in jobs])
+            for name in self.resolutions:
+                counts = []
+                for job, found in zip(jobs, probability, strict=True):
+                    place = places[job.spec.query, job.spec.class_id]
                     truth, shown = pictures.masks[place], found
                     if name == "original":
                         truth = pictures.truths[place]
                         shown = self.preprocess.restore(found, (truth.shape[0], truth.shape[1]))
-                    counts = episode_counts((shown > 0.5)[None], truth[None]).cpu()
-                    head = torch.tensor([[job.seed, job.index, job.spec.class_id]])
-                    self.rows[name].append(torch.cat([head, counts], 1))
+                    counts.append(episode_counts((shown > 0.5)[None], truth[None]))
+                self.rows[name].append(torch.cat([named, torch.cat(counts)], 1))
 
     def segment(self, pictures: LabelledPictures) -> Iterator[tuple[Sequence[Job], Tensor, Prediction]]:
         """Do a step.

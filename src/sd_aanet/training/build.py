@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import ConfigError
+from sd_aanet.memory import GIGABYTE
 from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import load_backbone_weights, stride_of
 
@@ -25,6 +27,10 @@ NOISE = (
     r"It is recommended to use .*sync_dist=True",  # the metric itself is summed over the devices
     r"Checkpoint directory .* exists and is not empty",  # resume
 )
+MOST_WORKERS = 8
+"""By itself; more of them wait for one another's disk and memory before a batch waits for them."""
+ON_GPU = ("auto", "gpu", "cuda")
+"""The accelerators that are a GPU where there is one."""
 Config = dict[str, Any]
 
 
@@ -78,7 +84,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto`: bf16-mixed where the device computes bfloat16 natively, else 32-true; anything else stays."""
     if precision != "auto":
         return precision
-    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+    if accelerator in ON_GPU and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu._is_avx512_bf16_supported()
@@ -102,11 +108,31 @@ def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Co
     }
 
 
+def resolve_workers(workers: int | str, processes: int = 1) -> int:
+    """`auto`: of the cores of each of so many training processes all but one, at most 8; a number stays."""
+    if isinstance(workers, int):
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // processes - 1, 0), MOST_WORKERS)
+
+
+def affordable(gigabytes: float, settings: Config) -> float:
+    """How much a run may remember of so many gigabytes: at most half of what is free on the GPU it runs on, if any."""
+    if settings["accelerator"] not in ON_GPU or not torch.cuda.is_available():
+        return gigabytes
+    devices = settings["devices"]
+    free = torch.cuda.mem_get_info(devices[0] if isinstance(devices, list) else 0)[0] / GIGABYTE
+    if gigabytes <= free / 2:
+        return gigabytes
+    logger.info("remember_gb=%g is more than half of the %.1f GB free on the GPU: that half is used", gigabytes, free)
+    return free / 2
+
+
 def world_size(strategy: Config, num_nodes: int = 1) -> int:
     """How many devices a strategy trains on, over all machines."""
     devices = strategy["devices"]
     if devices in ("auto", -1):
-        on_gpu = strategy["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        on_gpu = strategy["accelerator"] in ON_GPU and torch.cuda.is_available()
         devices = torch.cuda.device_count() if on_gpu else 1
     return int(len(devices) if isinstance(devices, list) else devices) * num_nodes
 
@@ -114,11 +140,16 @@ def world_size(strategy: Config, num_nodes: int = 1) -> int:
 def build_trainer(settings: Config, **more: Any) -> pl.Trainer:
     """A Trainer, its refusal of the settings said in one line.
 
+    On a GPU float32 is float32, as on the CPU, unless `precision` is "tf32", whose products have mantissas of 10 bits;
+    PyTorch by itself rounds those of convolutions.
+
     Raises:
         ConfigError: Lightning knows no such device, strategy or precision, or the machine has none.
     """
+    tf32 = settings["precision"] == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:
-        return pl.Trainer(**settings, **more)
+        return pl.Trainer(**settings | {"precision": "32-true" if tf32 else settings["precision"]}, **more)
     except (MisconfigurationException, TypeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise ConfigError(f"no such run is possible here: {line}; check strategy and precision") from error

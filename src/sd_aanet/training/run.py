@@ -25,11 +25,13 @@ from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
 from sd_aanet.training import TRAINED
 from sd_aanet.training.build import (
+    affordable,
     build_module,
     build_trainer,
     link_latest,
     open_data,
     quiet,
+    resolve_workers,
     trainer_settings,
     world_size,
 )
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 DATA = (
     *("fold", "shot", "test_shot", "size", "test_size", "resize", "augment", "batch_size", "test_batch_size", "seed"),
-    *("workers", "min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
+    *("min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
     *("ignore_boundary", "short_classes"),
 )
 """The settings that the data module takes as they are."""
@@ -92,7 +94,7 @@ def run(config: Config) -> dict[str, float]:
 def _train(config: Config, data: EpisodeDataModule, settings: Config, last: Path | None, out: Path) -> dict[str, float]:
     """Train to the end, from the checkpoint `last` on if one is given; the metrics, on the first device alone."""
     epochs, per_epoch = _epochs(config)
-    module = _module(config, data)
+    module = _module(config, data, settings)
     data.setup("fit")
     if config["test_episodes"]:
         data.setup("test")  # what cannot be evaluated should be said before the training, not after it
@@ -161,13 +163,14 @@ def _data(config: Config) -> EpisodeDataModule:
     return open_data(
         config["dataset"]["source"],
         **{name: config[name] for name in DATA},
+        workers=resolve_workers(config["workers"], world_size(config["strategy"])),
         episodes=_epochs(config)[1] * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
         test_seed=config["seed"],
     )
 
 
-def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
+def _module(config: Config, data: EpisodeDataModule, settings: Config) -> SDAANetModule:
     classes = len(data.source("train").classes)
     preprocess = {"size": config["test_size"], "resize": config["resize"]}
     if config["model"]["method"] == "prototype":
@@ -199,7 +202,7 @@ def _module(config: Config, data: EpisodeDataModule) -> SDAANetModule:
         },
     )
     if remembers:
-        module.remember(config["remember_gb"], config["remember_dir"], data.preprocess)
+        module.remember(affordable(config["remember_gb"], settings), config["remember_dir"], data.preprocess)
     if config["checkpoint"] is not None:
         start = load_module(config["checkpoint"]).network.state_dict()
         try:
