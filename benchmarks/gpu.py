@@ -184,7 +184,7 @@ def profile(work: Workload, task: Task, way: Way, size: int, device: torch.devic
         run, _ = task(work, way, size, device)
         timed(run, device, repeat=1)
         with torch.profiler.profile() as profiler:
-            timed(run, device, repeat=0)
+            timed(run, device, repeat=1)
     order = f"self_{device.type}_time_total"
     return profiler.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=60)
 

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.growth`: how the time of an evaluation grows with what it is given.
+"""`python -m benchmarks.growth`: how time and memory of an evaluation grow with what it is given.
 
-One class of one fold at a time is what an evaluation works on, so one class is measured. Data: see `benchmarks`.
+One class of one fold at a time is what an evaluation works on, so one class is measured; against the budget, a fold.
+Data: see `benchmarks`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.rows import evaluate, jobs_of
+from benchmarks.rows import evaluate, jobs_of, peak
 from benchmarks.timing import seconds
 from benchmarks.workload import Workload
 
@@ -26,8 +27,14 @@ def measure(size: int, shot: int, episodes: int, data: Path | None) -> None:
     )
 
 
+def measure_budget(budget: float, data: Path | None) -> None:
+    """Print a row."""
+    gigabytes, spent, score = peak(Workload(225, 225, data), budget, shot=5, episodes=200)
+    print(f"| {budget:g} GB | {gigabytes:.2f} GB | {spent:.0f} s | {score:.6f} |", flush=True)
+
+
 def main() -> None:
-    """Print a table: one thing changed at a time."""
+    """Print two tables: one thing changed at a time."""
     parser = argparse.ArgumentParser("python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--data", type=Path, help="a data set in VOC's layout; otherwise pictures of shapes")
     data = parser.parse_args().data
@@ -38,6 +45,11 @@ def main() -> None:
         measure(225, shot, 50, data)
     for size in (97, 161, 225, 321, 473):
         measure(size, 1, 20, data)
+    print(
+        "\n| budget, 225 px, 200 5-shot episodes | peak memory | time | mIoU |\n| --- | --- | --- | --- |", flush=True
+    )
+    for budget in (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2):
+        measure_budget(budget, data)
 
 
 main()

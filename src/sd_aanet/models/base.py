@@ -17,6 +17,10 @@ from sd_aanet.models.backbone import Backbone, Stride, build_backbone, folded
 from sd_aanet.models.functional import resize
 from sd_aanet.models.prior import Columns, prior_mask
 
+CPU_POSITIONS = 4096
+"""Of the feature maps that go through the backbone together on a CPU: no activation then exceeds the 32 MB from which
+on the C library takes every tensor's memory from the system anew, which zeroes it first."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -201,8 +205,11 @@ class FewShotNetwork(nn.Module):
     def mid(self, image: Tensor) -> Tensor:
         """Stages 3 and 2 of N images, all that depends on the picture alone: (N, 3, S, S) -> (N, C3 + C2, h, w)."""
         with self.no_gradient_of_frozen():
-            stage2, stage3 = self._fastest().stages23(image)  # (N, C2, h, w), (N, C3, h, w)
-            return torch.cat([stage3, stage2], 1)
+            backbone, mids = self._fastest(), []
+            for part in self._parts(image, image[0, 0].numel() // 64):
+                stage2, stage3 = backbone.stages23(part)  # (n, C2, h, w), (n, C3, h, w)
+                mids.append(torch.cat([stage3, stage2], 1))  # (n, C3 + C2, h, w)
+            return torch.cat(mids)
 
     def high(self, mid: Tensor, foreground: Tensor | None = None) -> tuple[Tensor, ...] | None:
         """The prior's features, made from the mid ones.
@@ -223,7 +230,9 @@ class FewShotNetwork(nn.Module):
             if foreground is not None:
                 grid = (mid.shape[-2], mid.shape[-1])
                 stage3 = stage3 * resize(foreground[:, None], grid).to(stage3.dtype)  # (N, C3, h, w)
-            return self._fastest().stage4(stage3).unbind()
+            backbone = self._fastest()
+            parts = self._parts(stage3, stage3[0, 0].numel())
+            return tuple(chain.from_iterable(backbone.stage4(part).unbind() for part in parts))  # (C4, h, w) each
 
     def _fastest(self) -> Backbone:
         """The backbone, its batch norms folded where they stand still and no gradient is asked for."""
@@ -234,6 +243,18 @@ class FewShotNetwork(nn.Module):
         if self._folded is None or self._folded[0] != now:
             self._folded = now, folded(self.backbone)
         return self._folded[1]
+
+    def _parts(self, x: Tensor, positions: int) -> Sequence[Tensor]:
+        """N pictures in the parts that the backbone takes at once, where each picture is on its own.
+
+        Args:
+            x: (N, ...).
+            positions: h * w of a feature map.
+        """
+        if x.device.type != "cpu" or self.backbone.training or torch.is_grad_enabled():
+            return (x,)
+        parts: tuple[Tensor, ...] = x.split(max(1, CPU_POSITIONS // positions))
+        return parts
 
     def extract(self, query: Tensor, support: Tensor, foreground: Tensor) -> tuple[Features, Features]:
         """Backbone features of queries and supports.
