@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from networks import inputs, plain, rough, small
 from sd_aanet.errors import ConfigError
-from sd_aanet.models import METHODS, build_network
+from sd_aanet.models import METHODS, base, build_network
+from sd_aanet.models.backbone import Backbone
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.training.losses import SDAANetLoss
 
@@ -354,6 +355,28 @@ def test_folded_weights_follow_every_change_and_are_no_part_of_the_network() -> 
             torch.testing.assert_close(network.mid(image), unfolded(), rtol=1e-9, atol=1e-9)
     assert set(network.state_dict()) == names
     assert len(list(network.backbone.modules())) == len(list(small().backbone.modules()))
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg16_bn"])
+def test_a_backbone_may_take_pictures_in_parts(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+    network = small(backbone=backbone, prior_stage=4).eval()
+    query, _, support, support_mask = inputs(batch=3, shot=2)
+    sizes: list[int] = []
+    kind = type(network.backbone)
+    stages23 = kind.stages23
+
+    def watched(self: Backbone, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append(len(image))
+        return stages23(self, image)
+
+    monkeypatch.setattr(kind, "stages23", watched)
+    with torch.no_grad():
+        whole = network(query, support, support_mask)
+        monkeypatch.setattr(base, "CPU_POSITIONS", 72)  # two pictures'
+        parts = network(query, support, support_mask)
+    assert sizes == [9, 2, 2, 2, 2, 1]
+    torch.testing.assert_close(parts.logits, whole.logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts.prior, whole.prior, rtol=1e-12, atol=1e-12)
 
 
 def test_a_backbone_that_trains_is_not_folded() -> None:
