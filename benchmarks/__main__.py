@@ -19,23 +19,22 @@ def measured(work: Workload, full: bool, sections: list[str], sample: int) -> It
     if "starting" in sections:
         yield from rows.starting()
     if "waiting" in sections:
-        yield rows.waiting(work)
+        yield from rows.waiting(work)
     if "query" in sections:
         yield from rows.queries(work, pairs, (4.5, 8))
     if "training" in sections:
         yield from rows.training(work, pairs, (1.3, 2.5), (2.7, 5))
     if "memory" in sections:
-        yield from rows.memory(work, (1, 4, 8) if full else (0.25, 1, 4), episodes=100)
+        yield from rows.memory(work, (0.5, 2, 8) if full else (0.1, 0.5, 8), episodes=100)
     if "evaluation" in sections:
-        episodes = 1000 if full else 250
-        yield from rows.evaluation(work, 1, episodes, sample, (4, 7))
-        yield from rows.evaluation(work, 5, episodes, sample, (8, 15))
+        yield from rows.evaluation(work, 1, 1000, sample, (4, 7))
+        yield from rows.evaluation(work, 5, 1000, sample, (8, 15))
 
 
 def main() -> None:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="473 px (training: 321), 1000 episodes; else 225 px, 250")
+    parser.add_argument("--full", action="store_true", help="473 px, in training 321; otherwise 225 px")
     parser.add_argument("--data", type=Path, help="a data set in VOC's layout; otherwise pictures of shapes")
     parser.add_argument("--weights", type=Path, help="of the ResNet-50; otherwise random, which takes as long")
     parser.add_argument("--checkpoint", type=Path, help="a trained one of fold 0, instead of new weights")
@@ -48,4 +47,5 @@ def main() -> None:
         print(row.line(), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

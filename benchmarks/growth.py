@@ -52,4 +52,5 @@ def main() -> None:
         measure_budget(budget, data)
 
 
-main()
+if __name__ == "__main__":
+    main()

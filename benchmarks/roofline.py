@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.rows import network_of
 from benchmarks.timing import seconds
 from benchmarks.workload import Workload
 from sd_aanet.episode import Episode
@@ -33,7 +32,7 @@ class Bytes(TorchDispatchMode):
     """Counts the bytes that operations read and write."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(
@@ -74,7 +73,7 @@ def row(part: str, run: Callable[[], object], operations_rate: float, bytes_rate
 
 def parts(work: Workload) -> dict[str, Callable[[], object]]:
     """The parts of a query with five supports, and of a training step of four episodes."""
-    network, data = network_of(work.module().eval()), work.episodes(5)
+    network, data = work.module().eval().network, work.episodes(5)
     data.setup("test")
     assert data.test_data is not None
     episode = data.test_data[0]
@@ -111,6 +110,7 @@ def training(work: Workload) -> Callable[[], object]:
     features = module.network.extract(batch.query, batch.support, foreground)
 
     def run() -> None:
+        module.zero_grad()
         prediction = module.network.head(*features, foreground)
         module.loss(prediction, batch.query_mask, batch.support_mask).total.backward()
 
@@ -128,4 +128,5 @@ def main() -> None:
         print(row(part, run, *machine), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

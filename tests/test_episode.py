@@ -32,7 +32,7 @@ def test_collate_joins_in_order() -> None:
 
 
 def test_to_moves_every_tensor() -> None:
-    moved = episode([["a", "b"]], [1]).to("meta", non_blocking=True)
+    moved = episode([["a", "b"]], [1]).to("meta")
     for field in dataclasses.fields(Episode):
         value = getattr(moved, field.name)
         assert not isinstance(value, torch.Tensor) or value.device.type == "meta"

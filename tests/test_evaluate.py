@@ -68,6 +68,14 @@ def test_what_is_remembered_changes_no_figure(checkpoint: str) -> None:
         assert figures(evaluated(checkpoint, "shot=2", *more)) == figures(plenty)
 
 
+def test_bf16_is_scored_and_drawn(checkpoint: str) -> None:
+    exact = evaluated(checkpoint, out="exact")
+    rounded = evaluated(checkpoint, "precision=bf16-mixed", out="rounded")
+    assert (rounded["precision"], exact["precision"]) == ("bf16-mixed", "32-true")
+    assert rounded["miou"] == pytest.approx(exact["miou"], abs=0.02)
+    assert Path("rounded/episodes.png").is_file()
+
+
 def test_other_shots_other_sizes_other_folds(checkpoint: str) -> None:
     five = evaluated(checkpoint, "shot=5", "size=49", "resize=keep_aspect")
     assert five["protocol"]["test_shot"] == 5

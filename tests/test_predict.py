@@ -109,6 +109,16 @@ def test_several_queries_show_their_progress(config: dict[str, Any], capsys: pyt
     assert "3/3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16-mixed"])
+def test_other_precisions(config: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's own, here again after the test
+    run(config | {"precision": precision})
+    assert torch.backends.cudnn.allow_tf32 is (precision == "tf32")
+    assert "dog_mask.png" in written(config["out"])
+    run(config)
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_a_single_value_needs_no_list(config: dict[str, Any]) -> None:
     config |= {"query": config["query"][0], "support": config["support"][0]}
     run(config)
@@ -240,6 +250,13 @@ def test_the_command(
         cli.main([*arguments, "query=[none.jpg]"])
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines() == ["sd-aanet: 'none.jpg' does not exist: check the path"]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*arguments, f"query=[{config['query'][0]}]", "precision=half"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "sd-aanet: precision=half, expected one of 32-true, tf32, bf16-mixed, auto"
+    )
+    assert not Path(config["out"]).exists()
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, f"query=[{config['query'][0]}]"])
     assert left.value.code == 0

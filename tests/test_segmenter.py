@@ -328,6 +328,19 @@ def test_devices_that_are_not_here() -> None:
             FewShotSegmenter(network, Preprocess(65), device="cuda")
 
 
+def test_bf16_finds_what_float32_finds() -> None:
+    network, preprocess, found = make_module().network, Preprocess(65), {}
+    for precision in ("32-true", "bf16-mixed"):
+        segmenter = FewShotSegmenter(network, preprocess, "cpu", precision)
+        segmenter.remember(supports(2))
+        found[precision] = segmenter.segment(picture(9)).probability
+    assert 0 < np.abs(found["bf16-mixed"] - found["32-true"]).max() < 0.05
+    automatic = FewShotSegmenter(network, preprocess, "cpu", "auto").precision
+    assert automatic == ("bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true")
+    with refused(ConfigError, "precision=64-true", "32-true, bf16-mixed or auto"):
+        FewShotSegmenter(network, preprocess, "cpu", "64-true")
+
+
 def test_a_size_that_is_not_8n_plus_1() -> None:
     with refused(ConfigError, "64", "65"):
         FewShotSegmenter(make_module().network, Preprocess(64))

@@ -26,9 +26,9 @@ def check_size(size: int) -> None:
 class Batch:
     """A frozen dataclass of tensors, tuples of them, and plain values, that moves as a whole."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same with every tensor on `device`."""
-        return self._map("to", device, non_blocking=non_blocking)
+    def to(self, device: torch.device | str) -> Self:
+        """The same with every tensor on `device`, to a GPU while the CPU goes on."""
+        return self._map("to", device, non_blocking=torch.device(device).type == "cuda")
 
     def pin_memory(self) -> Self:
         """The same in page-locked memory (called by torch's DataLoader)."""

@@ -14,6 +14,7 @@ from sd_aanet.data.source import SUFFIXES, Array8
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
 from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
+from sd_aanet.precision import set_tf32
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation, read_picture, read_support
 
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
@@ -30,7 +31,7 @@ def run(config: Mapping[str, Any]) -> Path:
 
     Args:
         config: `checkpoint`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
-            `class_id`, the object's value in the masks, or None; `device`.
+            `class_id`, the object's value in the masks, or None; `device`; `precision`.
 
     Returns:
         The folder that holds the results.
@@ -51,7 +52,11 @@ def run(config: Mapping[str, Any]) -> Path:
     supports = [read_support(image, mask, class_id) for image, mask in pairs]
     for query in queries:
         read_picture(query)
-    segmenter = FewShotSegmenter.from_checkpoint(checkpoint, str(config.get("device") or "auto"))
+    precision = str(config.get("precision") or "32-true")
+    set_tf32(precision == "tf32")
+    segmenter = FewShotSegmenter.from_checkpoint(
+        checkpoint, str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
+    )
     segmenter.remember(supports)
 
     try:

@@ -22,6 +22,7 @@ from sd_aanet.episode import IGNORE, Prediction, check_size
 from sd_aanet.errors import CheckpointError, ConfigError, DataError
 from sd_aanet.models.base import Features, FewShotNetwork, Supports
 from sd_aanet.models.functional import resize
+from sd_aanet.precision import autocast, resolve_precision
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """A file, a Pillow image, or an array: uint8 (H, W, 3) RGB or (H, W) grey."""
@@ -55,32 +56,37 @@ class FewShotSegmenter:
         network: trained.
         preprocess: how pictures became the network's input in training.
         device: "auto" (CUDA where there is any), "cpu", "cuda", or another of torch's names.
+        precision: "32-true", "bf16-mixed", or "auto": the latter where the device computes bfloat16 natively.
 
     Raises:
-        ConfigError: no such device here, or the size of `preprocess` is not 8n + 1.
+        ConfigError: no such device here, no such precision, or the size of `preprocess` is not 8n + 1.
     """
 
-    def __init__(self, network: FewShotNetwork, preprocess: Preprocess, device: str = "auto") -> None:
+    def __init__(
+        self, network: FewShotNetwork, preprocess: Preprocess, device: str = "auto", precision: str = "32-true"
+    ) -> None:
         check_size(preprocess.size)
         self.device = _device(device)
+        self.precision = resolve_precision(precision, self.device.type)
+        autocast(self.precision, self.device)  # which refuses what it does not know
         self.network = network.to(self.device).eval()
         self.preprocess = preprocess
         self._supports: Supports | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> Self:
+    def from_checkpoint(cls, path: str | Path, device: str = "auto", precision: str = "32-true") -> Self:
         """Load what `sd-aanet train` wrote; the preprocessing travels with it.
 
         Raises:
             CheckpointError: the file is missing, truncated or of another kind.
-            ConfigError: no such device here.
+            ConfigError: no such device or precision here.
         """
         module = load_module(path)
         try:
             preprocess = Preprocess(**module.hparams["preprocess"])
         except TypeError as error:
             raise CheckpointError(f"checkpoint '{path}' has a preprocessing unknown to this version: {error}") from None
-        return cls(module.network, preprocess, device)
+        return cls(module.network, preprocess, device, precision)
 
     @torch.inference_mode()
     def remember(self, supports: Iterable[tuple[Picture, Mask]], class_id: int | None = None, batch: int = 4) -> None:
@@ -104,9 +110,10 @@ class FewShotSegmenter:
         foreground = torch.from_numpy(np.stack([mask for _, mask in inputs]) == 1).float()  # (K, S, S)
         parts, grid = [], (0, 0)
         for some, masks in zip(images.split(batch), foreground.to(self.device).split(batch), strict=True):
-            features = self._features(some.to(self.device), masks)
+            with autocast(self.precision, self.device):
+                features = self._features(some.to(self.device), masks)
+                parts.append(self.network.encode_supports(features, masks))
             grid = (features.mid.shape[-2], features.mid.shape[-1])
-            parts.append(self.network.encode_supports(features, masks))
         _check_visible(foreground, grid, [mask for _, mask in pairs])
         self._supports = Supports(
             torch.cat([part.prototypes for part in parts]), tuple(columns for part in parts for columns in part.columns)
@@ -144,10 +151,11 @@ class FewShotSegmenter:
     @torch.inference_mode()
     def _segment(self, pictures: Sequence[Array8], supports: Supports) -> list[Segmentation]:
         images = torch.stack([self.preprocess.image(picture) for picture in pictures]).to(self.device)
-        queries = self.network.encode_queries(self._features(images))
         prototypes = supports.prototypes.expand(len(pictures), *supports.prototypes.shape)  # (B, K, ...)
-        prior = self.network.prior(queries, [supports.columns] * len(pictures))  # (B, 1, h, w)
-        prediction = self.network.compare(queries, prototypes, prior, (images.shape[-2], images.shape[-1]))
+        with autocast(self.precision, self.device):
+            queries = self.network.encode_queries(self._features(images))
+            prior = self.network.prior(queries, [supports.columns] * len(pictures))  # (B, 1, h, w)
+            prediction = self.network.compare(queries, prototypes, prior, (images.shape[-2], images.shape[-1]))
         return [self._restore(prediction, i, picture.shape[:2]) for i, picture in enumerate(pictures)]
 
     def _features(self, images: Tensor, foreground: Tensor | None = None) -> Features:

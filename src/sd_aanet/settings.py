@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd_aanet.errors import ConfigError
+from sd_aanet.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ def _devices(value: Any) -> bool:
 
 
 SWITCH = _one_of(True, False)
-PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
 SOURCE = {
     "dataset.source.size": _whole(1, 97),
     "dataset.source.seed": _whole(0),
@@ -138,6 +138,7 @@ RULES = {
     },
     "episodes": EPISODES | {"episodes": _whole(1, 1000)},
     "check": SOURCE | {"shot": _whole(1), "min_object_pixels": _whole(0)},
+    "predict": {"precision": _one_of("32-true", "tf32", "bf16-mixed", "auto")},
 }
 PATHS = (
     *("checkpoint", "resume", "out", "sweep", "remember_dir", "episodes_file", "backbone.weights"),

@@ -12,6 +12,7 @@ from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError
 from sd_aanet.memory import GIGABYTE
 from sd_aanet.models.backbone import build_backbone
+from sd_aanet.precision import resolve_precision
 from sd_aanet.training.build import (
     affordable,
     build_module,
@@ -19,7 +20,6 @@ from sd_aanet.training.build import (
     link_latest,
     network_arguments,
     open_data,
-    resolve_precision,
     resolve_workers,
     trainer_settings,
     world_size,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
@@ -95,7 +96,8 @@ def evaluate(
         affordable(gigabytes, settings) * GIGABYTE,
         None if folder is None else Path(folder),
     )
-    _test(tester, [Job(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)], data, settings)
+    jobs = [Job(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)]
+    trainer = _test(tester, jobs, data, settings)
     seconds = time.perf_counter() - start
     rows = {name: torch.cat(some).cpu().numpy() for name, some in tester.rows.items()}  # (N, 8) each
     headline, *others = resolutions
@@ -121,20 +123,23 @@ def evaluate(
         "versions": results.versions(),
     }
     first = seeds[headline][0].rows
-    _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")
+    tester.to(trainer.strategy.root_device)  # from which the end of a test has taken it
+    with trainer.precision_plugin.forward_context():
+        _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")
     results.write_episodes(seeds, source.classes, out)
     results.write_prototypes(first[:, 1], torch.cat(tester.prototypes).cpu().numpy()[order][:counts], out)
     return result
 
 
-def _test(tester: EpisodeTester, jobs: Sequence[Job], data: EpisodeDataModule, settings: dict[str, Any]) -> None:
-    """Run the tester over all episodes on one device."""
+def _test(tester: EpisodeTester, jobs: Sequence[Job], data: EpisodeDataModule, settings: dict[str, Any]) -> pl.Trainer:
+    """Run the tester over all episodes on one device; what ran it."""
     devices = settings["devices"]
     single = {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
     trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
     tester.steps = plan(jobs, tester.most_supports(), data.test_batch_size)
     pictures = StepDataset(data.source("val"), tester.steps, data.preprocess, data.ignore_boundary)
     trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
+    return trainer
 
 
 def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol) -> Result:

@@ -15,6 +15,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import ConfigError
 from sd_aanet.memory import GIGABYTE
+from sd_aanet.precision import ON_GPU, resolve_precision, set_tf32
 from sd_aanet.training.module import SDAANetModule
 from sd_aanet.weights import load_backbone_weights, stride_of
 
@@ -29,8 +30,6 @@ NOISE = (
 )
 MOST_WORKERS = 8
 """By itself; more of them wait for one another's disk and memory before a batch waits for them."""
-ON_GPU = ("auto", "gpu", "cuda")
-"""The accelerators that are a GPU where there is one."""
 Config = dict[str, Any]
 
 
@@ -78,17 +77,6 @@ def build_module(config: Config, classes: int, preprocess: Config, **settings: A
 def open_data(source: Config, **settings: Any) -> EpisodeDataModule:
     """A DataModule over conf/dataset/*.yaml's `source`."""
     return EpisodeDataModule(source=dict(source), **settings)
-
-
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """`auto`: bf16-mixed where the device computes bfloat16 natively, else 32-true; anything else stays."""
-    if precision != "auto":
-        return precision
-    if accelerator in ON_GPU and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if native else "32-true"
 
 
 def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Config:
@@ -140,14 +128,11 @@ def world_size(strategy: Config, num_nodes: int = 1) -> int:
 def build_trainer(settings: Config, **more: Any) -> pl.Trainer:
     """A Trainer, its refusal of the settings said in one line.
 
-    On a GPU float32 is float32, as on the CPU, unless `precision` is "tf32", whose products have mantissas of 10 bits;
-    PyTorch by itself rounds those of convolutions.
-
     Raises:
         ConfigError: Lightning knows no such device, strategy or precision, or the machine has none.
     """
     tf32 = settings["precision"] == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    set_tf32(tf32)
     try:
         return pl.Trainer(**settings | {"precision": "32-true" if tf32 else settings["precision"]}, **more)
     except (MisconfigurationException, TypeError, ValueError) as error:
