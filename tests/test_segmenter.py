@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from examples import mask, picture, refused
 from sd_aanet.checkpoint import save_module
 from sd_aanet.data.transforms import Preprocess
-from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
-from sd_aanet.segmenter import FewShotSegmenter, Segmentation, foreground_of, read_picture, read_support
+from sd_aanet.errors import CheckpointError, ConfigError, DataError
+from sd_aanet.segmenter import FewShotSegmenter, Segmentation
 from sd_aanet.training.module import SDAANetModule
 
 NETWORK = {
@@ -37,17 +36,6 @@ def make_segmenter(resize: str = "squash", **network: object) -> FewShotSegmente
     return FewShotSegmenter(module.network, Preprocess(**module.hparams["preprocess"]), device="cpu")
 
 
-def picture(seed: int, height: int = 60, width: int = 90) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
-    return np.array(Image.fromarray(coarse).resize((width, height)))
-
-
-def mask(height: int = 60, width: int = 90, value: int = 1) -> np.ndarray:
-    drawn = np.zeros((height, width), np.uint8)
-    drawn[10:45, 15:60] = value
-    return drawn
-
-
 def supports(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(picture(i, 60 + 7 * i, 90), mask(60 + 7 * i, 90)) for i in range(count)]
 
@@ -57,16 +45,6 @@ def close(a: Segmentation, b: Segmentation) -> bool:
     assert b.attention is not None
     same = np.allclose(a.probability, b.probability, atol=1e-5)
     return same and np.allclose(a.attention, b.attention, atol=1e-4)
-
-
-@contextmanager
-def refused(error: type[SDAANetError], *words: str) -> Iterator[None]:
-    """The block raises `error` with one line that holds all the words."""
-    with pytest.raises(error) as raised:
-        yield
-    message = str(raised.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
 
 
 # What it computes
@@ -166,116 +144,16 @@ def test_supports_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [4, 1, 1, 1, 1]
 
 
-# What it reads
-
-
-def test_files_pictures_and_arrays_mean_the_same(tmp_path: Path) -> None:
-    image, drawn = picture(0), mask()
-    Image.fromarray(image).save(tmp_path / "image.png")
-    palette = Image.fromarray(drawn, mode="P")
-    palette.putpalette([9, 9, 9, 200, 0, 0])
-    palette.save(tmp_path / "palette.png")
-    Image.fromarray(drawn * 255).save(tmp_path / "painted.png")
-    Image.fromarray(drawn.astype(bool)).save(tmp_path / "bits.png")
-    Image.fromarray(drawn.astype(np.uint16) * 65535).save(tmp_path / "deep.png")
-    Image.merge("LA", [Image.new("L", (90, 60), 255), Image.fromarray(drawn * 255)]).save(tmp_path / "layer.png")
-    masks = [tmp_path / f"{name}.png" for name in ("palette", "painted", "bits", "deep", "layer")]
-    masks += [str(masks[0]), palette, Image.fromarray(drawn), drawn, drawn.astype(bool), drawn.astype(np.int64) * 7]
-    for source in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(image), image):
-        for meaning in masks:
-            read, values = read_support(source, meaning)
-            np.testing.assert_array_equal(read, image)
-            np.testing.assert_array_equal(values, drawn)
-
-
-def test_photographs_are_turned_as_a_viewer_turns_them(tmp_path: Path) -> None:
-    shown = picture(0, 60, 90)
+def test_a_turned_photograph_gets_a_mask_as_a_viewer_shows_it(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, to be turned by 90 degrees clockwise
-    stored = Image.fromarray(np.rot90(shown).copy())
-    stored.save(tmp_path / "phone.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "phone.png"), shown)
-    with Image.open(tmp_path / "phone.png") as opened:
-        np.testing.assert_array_equal(read_picture(opened), shown)
-    read_support(tmp_path / "phone.png", mask(60, 90))
+    Image.fromarray(np.rot90(picture(0, 60, 90)).copy()).save(tmp_path / "phone.png", exif=exif)
     segmenter = make_segmenter()
     segmenter.remember([(tmp_path / "phone.png", mask(60, 90))])
     assert segmenter.segment(tmp_path / "phone.png").mask.shape == (60, 90)
 
 
-@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 3), (8, 9, 4)])
-def test_arrays_may_be_grey_or_have_an_alpha_channel(shape: tuple[int, ...]) -> None:
-    values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    assert read_picture(values).shape == (8, 9, 3)
-
-
-@pytest.mark.parametrize(
-    ("present", "class_id", "meaning"),
-    [
-        ((0, 1), None, (0, 1)),
-        ((0, 1, 255), None, (0, 1, 255)),
-        ((0, 255), None, (0, 1)),
-        ((0, 15), None, (0, 1)),
-        ((0, 15, 255), None, (0, 1, 255)),
-        ((3,), None, (1,)),
-        ((1, 255), None, (1, 255)),
-        ((0, 1, 15, 255), 15, (0, 0, 1, 255)),
-        ((0, 1, 15, 255), 1, (0, 1, 0, 255)),
-        ((0, 1, 255), 255, (0, 0, 1)),
-        ((0, 26001), None, (0, 1)),
-    ],
-)
-def test_which_value_is_the_object(present: tuple[int, ...], class_id: int | None, meaning: tuple[int, ...]) -> None:
-    found = foreground_of(np.array([present]), class_id)
-    assert found.dtype == np.uint8
-    assert tuple(found[0].tolist()) == meaning
-
-
 # What it refuses
-
-
-@pytest.mark.parametrize(
-    ("present", "class_id", "words"),
-    [
-        ((0, 0), None, ("no foreground", "only 0")),
-        ((255, 255), None, ("no foreground", "only 255")),
-        ((0, 1), 7, ("no foreground of class_id=7", "only 0, 1")),
-        ((0, 3, 7, 255), None, ("2 classes", "3, 7", "class_id")),
-        (tuple(range(200)), None, ("199 classes", "... 199", "JPEG")),
-    ],
-)
-def test_masks_without_one_object(present: tuple[int, ...], class_id: int | None, words: tuple[str, ...]) -> None:
-    with refused(DataError, "'m.png'", *words):
-        foreground_of(np.array([present]), class_id, "'m.png'")
-
-
-def test_background_is_no_class() -> None:
-    with refused(ConfigError, "class_id=0"):
-        foreground_of(np.array([[0, 1]]), 0)
-
-
-def test_pictures_and_masks_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
-    Image.fromarray(picture(0)).save(tmp_path / "whole.jpg")
-    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
-    Image.fromarray(mask()).convert("RGB").save(tmp_path / "colours.png")
-    Image.fromarray(mask(30, 40)).save(tmp_path / "small.png")
-    good = picture(0)
-    for name, words in {"absent.png": ["does not exist"], "text.png": ["cannot be read"], "half.jpg": ["read"]}.items():
-        with refused(DataError, name, *words):
-            read_picture(tmp_path / name)
-        with refused(DataError, name, *words):
-            read_support(good, tmp_path / name)
-    with refused(DataError, str(tmp_path), "cannot be read"):
-        read_picture(tmp_path)
-    with refused(DataError, "colours.png", "holds colours (mode RGB)", "palette or grey"):
-        read_support(good, tmp_path / "colours.png")
-    with refused(DataError, "small.png", "40x30", "90x60", "whole.jpg"):
-        read_support(tmp_path / "whole.jpg", tmp_path / "small.png")
-    with refused(DataError, "query", "float64", "uint8"):
-        read_picture(np.zeros((8, 8, 3)), "query")  # type: ignore[arg-type]
-    with refused(DataError, "support 2", "(60, 90, 3)"):
-        read_support(good, good, name="support 2")
 
 
 def test_nothing_to_remember_and_nothing_remembered() -> None:

@@ -1,4 +1,4 @@
-"""How precisely the network computes: the names that settings have for it, and what torch makes of them."""
+"""How precisely the network computes: what torch makes of the settings' names for it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import torch
 
 from sd_aanet.errors import ConfigError
 
-PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
-"""Lightning's names; "tf32": float32 whose products a GPU rounds; "auto": see `resolve_precision`."""
 ON_GPU = ("auto", "gpu", "cuda")
 """The accelerators that are a GPU where there is one."""
 

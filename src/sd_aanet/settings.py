@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd_aanet.errors import ConfigError
-from sd_aanet.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,8 @@ def _devices(value: Any) -> bool:
 
 
 SWITCH = _one_of(True, False)
+PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
+"""Lightning's names, and "tf32": float32 whose products a GPU rounds."""
 SOURCE = {
     "dataset.source.size": _whole(1, 97),
     "dataset.source.seed": _whole(0),
