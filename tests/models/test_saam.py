@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from networks import rough
 from plain import Plain
 from sd_aanet.models.published import to_published
-from sd_aanet.models.saam import SAAM, resized_conv3x3, spread_conv3x3
+from sd_aanet.models.saam import SAAM, pyramid, resized_conv3x3, spread_conv3x3
 
 sides = st.integers(2, 12)
 
@@ -23,13 +23,35 @@ def test_a_convolution_over_a_spread_vector(height: int, width: int, batch: int,
     torch.testing.assert_close(ours, F.conv2d(spread, weight, padding=1), rtol=1e-12, atol=1e-12)
 
 
-@given(sides, sides, st.sampled_from([1, 2, 3, 6]), st.integers(1, 3), st.integers(0, 100))
-def test_a_convolution_over_a_resized_grid(height: int, width: int, cells: int, batch: int, seed: int) -> None:
+grids = st.lists(st.sampled_from([1, 2, 3, 6]), min_size=1, max_size=4)
+
+
+@given(sides, sides, grids, st.integers(1, 3), st.integers(0, 100))
+def test_convolutions_over_resized_grids(height: int, width: int, cells: list[int], batch: int, seed: int) -> None:
     torch.manual_seed(seed)
-    grid, weight = torch.randn(batch, 3, cells, cells).double(), torch.randn(4, 3, 3, 3).double()
-    resized = F.interpolate(grid, (height, width), mode="bilinear", align_corners=True)
-    ours = resized_conv3x3(grid, weight, (height, width))
-    torch.testing.assert_close(ours, F.conv2d(resized, weight, padding=1), rtol=1e-12, atol=1e-12)
+    maps = [torch.randn(batch, 3, side, side).double() for side in cells]
+    weights = [torch.randn(4, 3, 3, 3).double() for _ in cells]
+    expected = torch.zeros(batch, 4, height, width).double()
+    for grid, weight in zip(maps, weights, strict=True):
+        resized = F.interpolate(grid, (height, width), mode="bilinear", align_corners=True)
+        expected += F.conv2d(resized, weight, padding=1)
+    ours = resized_conv3x3(maps, weights, (height, width))
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@given(sides, sides, grids, st.integers(1, 3), st.integers(0, 100))
+def test_a_pyramid_is_adaptive_pooling(height: int, width: int, cells: list[int], batch: int, seed: int) -> None:
+    """Also where a grid has more cells than the map has positions, and a position counts for several cells."""
+    x = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed)).double()
+    for ours, side in zip(pyramid(x, cells), cells, strict=True):
+        torch.testing.assert_close(ours, F.adaptive_avg_pool2d(x, side), rtol=1e-12, atol=1e-12)
+
+
+def test_a_pyramid_in_bf16_sums_in_float32() -> None:
+    """Its sums are of thousands of positions, of which bf16 would lose most."""
+    x = torch.rand(1, 2, 60, 60, generator=torch.Generator().manual_seed(0))
+    (mean,) = pyramid(x.bfloat16(), [1])
+    torch.testing.assert_close(mean.float(), x.mean((2, 3), keepdim=True), rtol=5e-3, atol=0)
 
 
 def _pair(training: bool, bounded: bool = False) -> tuple[SAAM, Plain]:

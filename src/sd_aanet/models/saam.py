@@ -6,12 +6,14 @@ known, a classifier on top of it is supervised; for the query, another reads its
 Everything here is the plain network; three rewritings, exact to rounding, save most of its products:
 - the feature map's share of the first 3x3 convolution is made once a picture, whatever it is compared with;
 - the prototype is the same at every position, so its share takes only nine values;
-- the pyramid's branches are resized from 50 cells, so their share of the last 3x3 convolution is linear in those cells.
+- the pyramid's 50 cells are one product with the map, and its branches' share of the last 3x3 convolution is linear in
+  those cells.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -46,29 +48,66 @@ def spread_conv3x3(vector: Tensor, weight: Tensor, size: tuple[int, int]) -> Ten
     return x.permute(0, 3, 1, 2)  # (N, O, h, w)
 
 
-def resized_conv3x3(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """A 3x3 convolution with padding 1 over a small grid resized to `size`: `conv2d(resize(cells, size), weight)`.
+def pyramid(x: Tensor, sides: Sequence[int]) -> list[Tensor]:
+    """Adaptive average pooling to several grids, `[adaptive_avg_pool2d(x, side) for side in sides]`, as one product.
 
     Args:
-        cells: (N, C, b, b).
-        weight: (O, C, 3, 3).
+        x: (N, C, h, w).
+        sides: of the grids, b each.
+
+    Returns:
+        (N, C, b, b) each.
+    """
+    inside, areas = _cells(tuple(sides), (x.shape[-2], x.shape[-1]), x.dtype, x.device)
+    means = (inside @ x.permute(0, 2, 3, 1).flatten(1, 2) / areas).to(x.dtype)  # (N, cells, C)
+    parts = means.split([side * side for side in sides], 1)
+    return [part.unflatten(1, (side, side)).permute(0, 3, 1, 2) for part, side in zip(parts, sides, strict=True)]
+
+
+@functools.lru_cache(maxsize=32)
+def _cells(
+    sides: tuple[int, ...], size: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Which positions each cell of each grid is the mean of, (cells, hw) in {0, 1}, and how many, (cells, 1)."""
+    with torch.inference_mode(False), torch.no_grad():  # kept, and training must be able to use it
+        grids = []
+        for side in sides:
+            rows, columns = (F.adaptive_avg_pool1d(torch.eye(n)[:, None], side)[:, 0] > 0 for n in size)  # (n, side)
+            grids.append((rows.T[:, None, :, None] & columns.T[None, :, None]).flatten(2).flatten(0, 1))  # (b*b, hw)
+        inside = torch.cat(grids).to(device, dtype)
+        return inside, inside.sum(1, keepdim=True, dtype=torch.promote_types(dtype, torch.float32))
+
+
+def resized_conv3x3(grids: Sequence[Tensor], weights: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """3x3 convolutions with padding 1 over small grids resized to `size`: the sum of `conv2d(resize(grid), weight)`.
+
+    Args:
+        grids: (N, C, b, b) each.
+        weights: (O, C, 3, 3) each.
         size: (h, w).
 
     Returns:
         (N, O, h, w).
     """
-    taps = torch.einsum("ncx,oct->noxt", cells.flatten(2), weight.flatten(2))  # (N, O, b*b, 9)
-    spread = taps.flatten(2) @ _basis(cells.shape[-1], size, taps.dtype, cells.device)  # (N, O, hw)
-    return spread.view(*spread.shape[:2], *size)
+    taps = [
+        torch.einsum("ncx,oct->nxto", cells.flatten(2), weight.flatten(2)).flatten(1, 2)  # (N, b*b * 9, O)
+        for cells, weight in zip(grids, weights, strict=True)
+    ]
+    sides = tuple(cells.shape[-1] for cells in grids)
+    spread: Tensor = _basis(sides, size, taps[0].dtype, taps[0].device) @ torch.cat(taps, 1)  # (N, hw, O)
+    return spread.unflatten(1, size).permute(0, 3, 1, 2)  # channels last in memory
 
 
 @functools.lru_cache(maxsize=32)
-def _basis(side: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _basis(sides: tuple[int, ...], size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """How each cell, through each tap, reaches each position: every one-hot grid resized, shifted nine times."""
     with torch.inference_mode(False), torch.no_grad():  # kept, and training must be able to use it
-        one_hot = torch.eye(side * side, dtype=torch.promote_types(dtype, torch.float32), device=device)
-        basis = F.unfold(resize(one_hot.view(-1, 1, side, side), size), 3, padding=1)  # (b*b, 9, hw)
-        return basis.flatten(0, 1).to(dtype)  # (b*b * 9, hw)
+        bases = []
+        for side in sides:
+            one_hot = torch.eye(side * side, dtype=torch.promote_types(dtype, torch.float32), device=device)
+            shifted = F.unfold(resize(one_hot.view(-1, 1, side, side), size), 3, padding=1)  # (b*b, 9, hw)
+            bases.append(shifted.flatten(0, 1).T)  # (hw, b*b * 9)
+        return torch.cat(bases, 1).to(dtype)
 
 
 class AffinityExtractor(nn.Module):
@@ -96,14 +135,12 @@ class AffinityExtractor(nn.Module):
         """`on_feature` of N feature maps, (N, 4C, h, w), and their prototypes (N, C) -> (N, C, h, w)."""
         size = (on_feature.shape[-2], on_feature.shape[-1])
         on_prototype = self.conv.weight[:, -prototype.shape[1] :]  # (4C, C, 3, 3)
-        x = F.relu(on_feature + spread_conv3x3(prototype, on_prototype, size))  # (N, 4C, h, w)
+        x = F.relu(on_feature + spread_conv3x3(prototype, on_prototype, size), inplace=True)  # (N, 4C, h, w)
         on_x, *on_pools = self.fuse.weight.split([4 * prototype.shape[1]] + [prototype.shape[1]] * len(BINS), dim=1)
-        fused = F.conv2d(x, on_x, padding=1)  # (N, C, h, w)
-        for side, pool, norm, weight in zip(BINS, self.pools, self.norms, on_pools, strict=True):
-            cells = F.adaptive_avg_pool2d(x, side)  # (N, 4C, side, side)
-            cells = F.relu(norm(pool(cells)))  # (N, C, side, side)
-            fused = fused + resized_conv3x3(cells, weight, size)  # (N, C, h, w)
-        out: Tensor = self.dropout(F.relu(self.norm(fused)))  # (N, C, h, w)
+        branches = zip(pyramid(x, BINS), self.pools, self.norms, strict=True)
+        grids = [F.relu(norm(pool(cells))) for cells, pool, norm in branches]  # (N, C, side, side) each
+        fused = F.conv2d(x, on_x, padding=1) + resized_conv3x3(grids, on_pools, size)  # (N, C, h, w)
+        out: Tensor = self.dropout(F.relu(self.norm(fused), inplace=True))  # (N, C, h, w)
         return out
 
 
