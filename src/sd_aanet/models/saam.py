@@ -95,7 +95,7 @@ def resized_conv3x3(grids: Sequence[Tensor], weights: Sequence[Tensor], size: tu
     ]
     sides = tuple(cells.shape[-1] for cells in grids)
     spread: Tensor = _basis(sides, size, taps[0].dtype, taps[0].device) @ torch.cat(taps, 1)  # (N, hw, O)
-    return spread.unflatten(1, size).permute(0, 3, 1, 2)  # channels last in memory
+    return spread.view(-1, *size, spread.shape[2]).permute(0, 3, 1, 2)  # channels last in memory
 
 
 @functools.lru_cache(maxsize=32)
