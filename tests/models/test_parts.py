@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.functional import masked_average_pool
-from sd_aanet.models.prior import foreground_columns, prior_mask
+from sd_aanet.models.prior import foreground_columns, prior_masks
 from sd_aanet.models.sdpm import SDPM
 
 Array = NDArray[np.float64]
@@ -33,7 +33,7 @@ def test_pooling_under_an_empty_mask_is_zero() -> None:
 def of_episodes(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
     """(B, C, h, w), (B, K, C, h, w) and (B, K, 1, h, w) -> (B, 1, h, w)."""
     episodes = [
-        torch.stack([prior_mask(q, columns) for columns in foreground_columns(s, m)]).mean(0, keepdim=True)
+        prior_masks(q, foreground_columns(s, m)).mean(0, keepdim=True)
         for q, s, m in zip(query, support, mask, strict=True)
     ]
     return torch.stack(episodes)

@@ -20,7 +20,7 @@ from sd_aanet.evaluation.plan import Job, Step
 from sd_aanet.memory import GIGABYTE, KINDS, FeatureMemory
 from sd_aanet.models.base import Features, Queries, Supports
 from sd_aanet.models.functional import resize
-from sd_aanet.models.prior import prior_mask
+from sd_aanet.models.prior import prior_masks
 from sd_aanet.training.module import SDAANetModule
 
 
@@ -189,13 +189,11 @@ class EpisodeTester(pl.LightningModule):
         if queries.high is not None:
             means = []
             for row, job, shots in zip(rows, jobs, supports, strict=True):
-                of_shots = []
-                for i, one in zip(job.spec.supports, shots, strict=True):
-                    key = (view, job.spec.query, i, job.spec.class_id)
-                    if key not in priors:
-                        priors[key] = prior_mask(queries.high[row], one.columns[0])
-                    of_shots.append(priors[key])
-                means.append(torch.stack(of_shots).mean(0, keepdim=True))
+                keys = [(view, job.spec.query, i, job.spec.class_id) for i in job.spec.supports]
+                new = {key: one.columns[0] for key, one in zip(keys, shots, strict=True) if key not in priors}
+                if new:
+                    priors.update(zip(new, prior_masks(queries.high[row], list(new.values())), strict=True))
+                means.append(torch.stack([priors[key] for key in keys]).mean(0, keepdim=True))
             mean = torch.stack(means)  # (E, 1, h, w)
         side = self.views.sides(self.preprocess.size)[view // (1 + self.views.flip)]
         return self.module.network.compare(queries.select(rows), prototypes, mean, (side, side))

@@ -15,7 +15,7 @@ from sd_aanet.episode import Prediction, check_size
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.backbone import Backbone, Stride, build_backbone, folded
 from sd_aanet.models.functional import resize
-from sd_aanet.models.prior import Columns, prior_mask
+from sd_aanet.models.prior import Columns, prior_masks
 
 CPU_POSITIONS = 4096
 """Of the feature maps that go through the backbone together on a CPU: no activation then exceeds the 32 MB from which
@@ -147,11 +147,7 @@ class FewShotNetwork(nn.Module):
             return None
         with self.no_gradient_of_frozen():
             episodes = zip(queries.high, columns, strict=True)
-            means = [
-                torch.stack([prior_mask(high, shot) for shot in shots]).mean(0, keepdim=True)
-                for high, shots in episodes
-            ]
-            return torch.stack(means)
+            return torch.stack([prior_masks(high, shots).mean(0, keepdim=True) for high, shots in episodes])
 
     def compare(
         self,

@@ -6,7 +6,7 @@ foreground enter the product, and one zero stands for all others. A quarter of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,23 +44,26 @@ def foreground_columns(supports: Iterable[Tensor], mask: Tensor) -> tuple[Column
     return tuple(columns)
 
 
-def prior_mask(query: Tensor, support: Columns) -> Tensor:
+def prior_masks(query: Tensor, supports: Sequence[Columns]) -> Tensor:
     """Cosine similarity of each query position with its most similar support position, min-max normalised.
 
     Args:
         query: (C, h, w), high features of a query.
-        support: of one support.
+        supports: K.
 
     Returns:
-        (h, w) in [0, 1], in the columns' dtype.
+        (K, h, w) in [0, 1], in the columns' dtype.
     """
-    s = support.features  # (n, C)
+    masks = []
     with torch.autocast(query.device.type, enabled=False):
-        q = query.to(s.dtype).flatten(1)  # (C, hw)
-        cosine = (s @ q) / (s.norm(dim=1)[:, None] * q.norm(dim=0) + EPS)  # (n, hw)
-        if support.background:
-            cosine = torch.cat([cosine, cosine.new_zeros(1, q.shape[1])])
-        best = cosine.amax(0)  # (hw,)
-        low, high = best.amin(), best.amax()
-        normalised: Tensor = (best - low) / (high - low + EPS)
-    return normalised.view(query.shape[1:])
+        q = query.to(supports[0].features.dtype).flatten(1)  # (C, hw)
+        norms = q.norm(dim=0)  # (hw,)
+        for support in supports:
+            s = support.features  # (n, C)
+            cosine = (s @ q) / (s.norm(dim=1)[:, None] * norms + EPS)  # (n, hw)
+            if support.background:
+                cosine = torch.cat([cosine, cosine.new_zeros(1, q.shape[1])])
+            best = cosine.amax(0)  # (hw,)
+            low, high = best.amin(), best.amax()
+            masks.append((best - low) / (high - low + EPS))
+    return torch.stack(masks).view(-1, *query.shape[1:])

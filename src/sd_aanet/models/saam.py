@@ -89,10 +89,11 @@ def resized_conv3x3(grids: Sequence[Tensor], weights: Sequence[Tensor], size: tu
     Returns:
         (N, O, h, w).
     """
-    taps = [
-        torch.einsum("ncx,oct->nxto", cells.flatten(2), weight.flatten(2)).flatten(1, 2)  # (N, b*b * 9, O)
-        for cells, weight in zip(grids, weights, strict=True)
-    ]
+    taps = []
+    for cells, weight in zip(grids, weights, strict=True):
+        # As weights lie in memory, which is channels last: nothing of them is copied.
+        tap = F.linear(cells.permute(0, 2, 3, 1).flatten(1, 2), weight.permute(0, 2, 3, 1).flatten(0, 2))
+        taps.append(tap.unflatten(2, (-1, 9)).transpose(2, 3).flatten(1, 2))  # (N, b*b, O * 9) -> (N, b*b * 9, O)
     sides = tuple(cells.shape[-1] for cells in grids)
     spread: Tensor = _basis(sides, size, taps[0].dtype, taps[0].device) @ torch.cat(taps, 1)  # (N, hw, O)
     return spread.view(-1, *size, spread.shape[2]).permute(0, 3, 1, 2)  # channels last in memory
