@@ -48,10 +48,10 @@ format: $(STAMP) ## put style and formatting right
 typecheck: $(STAMP) ## check the types of src
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## measure speed and memory against the published way, small
+bench: $(STAMP) ## measure speed and memory against the published way, small (7 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-full: $(STAMP) ## the same at the paper's sizes (an hour on 2 cores); ARGS="--data VOC --weights FILE" for photographs
+bench-full: $(STAMP) ## the same at the paper's sizes (half an hour on 2 cores); ARGS="--data VOC --weights FILE" for photographs
 	@$(BIN)/python -m benchmarks --full $(ARGS)
 
 bench-gpu: $(STAMP) ## training steps and evaluations on a GPU

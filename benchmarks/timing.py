@@ -38,11 +38,16 @@ class Row:
 
     def line(self) -> str:
         """The row of a Markdown table."""
-        reference = "" if self.reference is None else f"{self.reference:.3g} s"
+        reference = "" if self.reference is None else f"{_shown(self.reference)} s"
         ratio, sign = ("", "<=") if self.ratio is None else (f"{self.ratio:.1f}", ">=")
-        ours, target = f"{self.ours:.3g} {self.unit or 's'}", f"{sign} {self.target:g} {self.unit}".rstrip()
+        ours, target = f"{_shown(self.ours)} {self.unit or 's'}", f"{sign} {self.target:g} {self.unit}".rstrip()
         cells = (self.what, reference, ours, ratio, target, "met" if self.met else "NOT met", self.note)
         return "| " + " | ".join(cells) + " |"
+
+
+def _shown(value: float) -> str:
+    """Three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 HEAD = "| what | reference | ours | ratio | target | | |\n| --- | --- | --- | --- | --- | --- | --- |"
