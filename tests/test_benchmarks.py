@@ -53,11 +53,7 @@ def test_rows_of_an_evaluation() -> None:
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        (
-            "gpu",
-            ("--device", "cpu", "--size", "33", "--train-size", "33", "--batches", "2", "--ways", "bf16"),
-            "bf16 | 2 |",
-        ),
+        ("gpu", "--device cpu --size 33 --train-size 33 --batches 2 --ways bf16", "bf16 | 2 |"),
         ("index", "--images 40", "second start"),
     ],
 )
