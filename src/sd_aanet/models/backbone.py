@@ -6,6 +6,7 @@ because the support's stage 4 is computed from a *masked* stage 3 (see `prior.py
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
@@ -75,7 +76,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """What the head needs to know of a backbone.
 
     Attributes:
@@ -84,17 +85,17 @@ class Backbone(nn.Module):
 
     channels: tuple[int, int, int]
 
+    @abstractmethod
     def stages23(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Stages 2 and 3 of images (N, 3, S, S), on one grid: (N, C2, h, w) and (N, C3, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stage4(self, stage3: Tensor) -> Tensor:
         """Stage 4 of a stage 3 (masked or not): (N, C3, h, w) -> (N, C4, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drop_stage4(self) -> None:
         """Forget stage 4, for networks that never ask for it."""
-        raise NotImplementedError
 
 
 class ResNet(Backbone):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Supports:
             yield Supports(prototype[None].clone(), self.columns[i : i + 1])
 
 
-class FewShotNetwork(nn.Module):
+class FewShotNetwork(nn.Module, ABC):
     """A backbone, and a head that a subclass gives.
 
     The query's mask is no input: it goes to the losses (`training.losses`) beside the `Prediction`.
@@ -120,10 +121,11 @@ class FewShotNetwork(nn.Module):
         self._folded: tuple[object, Backbone] | None = None  # within a tuple, it is no submodule with weights to save
         self.train()  # a new module is in train mode without anybody having called `train`, which freezes the norms
 
+    @abstractmethod
     def encode_queries(self, features: Features) -> Queries:
         """What the head makes of query pictures alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_supports(self, features: Features, foreground: Tensor) -> Supports:
         """What the head makes of labelled pictures alone.
 
@@ -131,7 +133,6 @@ class FewShotNetwork(nn.Module):
             features: of N supports; `high` made with the masks.
             foreground: (N, S, S) in {0, 1}, their masks.
         """
-        raise NotImplementedError
 
     def prior(self, queries: Queries, columns: Sequence[Sequence[Columns]]) -> Tensor | None:
         """The prior mask of B episodes: the mean of what each shot gives.
@@ -149,6 +150,7 @@ class FewShotNetwork(nn.Module):
             episodes = zip(queries.high, columns, strict=True)
             return torch.stack([prior_masks(high, shots).mean(0, keepdim=True) for high, shots in episodes])
 
+    @abstractmethod
     def compare(
         self,
         queries: Queries,
@@ -166,7 +168,6 @@ class FewShotNetwork(nn.Module):
             size: (H, W) of the logits.
             maps: (B, K, C, h, w), see `Supports`.
         """
-        raise NotImplementedError
 
     def head(self, query: Features, support: Features, foreground: Tensor) -> Prediction:
         """Everything after the backbone.
