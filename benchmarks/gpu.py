@@ -25,8 +25,8 @@ from benchmarks.reference import loss, segment
 from benchmarks.rows import evaluate, jobs_of, plain
 from benchmarks.workload import Workload
 from sd_aanet.episode import Episode
+from sd_aanet.machine import resolve_workers
 from sd_aanet.precision import autocast, set_tf32
-from sd_aanet.training.build import resolve_workers
 from sd_aanet.training.module import SDAANetModule
 
 SHOT, BATCH, REPEAT = 5, 4, 5

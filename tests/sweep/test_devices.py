@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sd_aanet.machine import cores
 from sd_aanet.sweep import devices
-from sd_aanet.sweep.devices import cores, device_of_its_own, free_device, jobs_at_once, visible_gpus
+from sd_aanet.sweep.devices import device_of_its_own, free_device, jobs_at_once, visible_gpus
 
 HOLD = """
 import sys

@@ -43,6 +43,13 @@ def test_a_new_job_has_the_device_handed_to_it(config: dict[str, Any]) -> None:
     assert worked(config) == ("done", [config | {"strategy": config["strategy"] | {"devices": [2]}}])
 
 
+def test_a_job_loads_with_its_share_of_the_cores(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sd_aanet.machine.cores", lambda: 16)
+    for workers, expected in (("auto", 3), (5, 5)):  # of 16 cores among 4 jobs; what is asked for stays
+        _, (given,) = worked(config | {"workers": workers})
+        assert given["workers"] == expected
+
+
 @pytest.mark.parametrize("files", [("checkpoints/last.ckpt",), ("checkpoints/last.ckpt", "trained.json")])
 def test_one_that_was_cut_off_resumes_on_the_device_handed_to_it_now(
     config: dict[str, Any], files: tuple[str, ...]

@@ -10,6 +10,7 @@ import torch
 
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError
+from sd_aanet.machine import resolve_workers
 from sd_aanet.memory import GIGABYTE
 from sd_aanet.models.backbone import build_backbone
 from sd_aanet.precision import resolve_precision
@@ -20,7 +21,6 @@ from sd_aanet.training.build import (
     link_latest,
     network_arguments,
     open_data,
-    resolve_workers,
     trainer_settings,
     world_size,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sd_aanet.errors import SDAANetError
+from sd_aanet.machine import cores
 
 T = TypeVar("T")
 FEW = 200
@@ -45,7 +45,7 @@ def read_all(call: Callable[[int], T], count: int, title: str) -> Iterator[T]:
     if count < FEW:
         yield from map(call, range(count))
         return
-    workers = min(_WORKERS, os.cpu_count() or 1)
+    workers = min(_WORKERS, cores())
     calls = _Calls(call, count)
     loader = DataLoader(
         calls, _BATCH, num_workers=workers, collate_fn=list, multiprocessing_context=start_method(workers)

@@ -14,7 +14,8 @@ from sd_aanet.evaluation.results import Result, table, write_result
 from sd_aanet.evaluation.seen import seen_classes
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
-from sd_aanet.training.build import build_module, open_data, quiet, resolve_workers, trainer_settings
+from sd_aanet.machine import resolve_workers
+from sd_aanet.training.build import build_module, open_data, quiet, trainer_settings
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from sd_aanet.machine import cores
 
 
 def jobs_at_once() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from sd_aanet.errors import ConfigError
-from sd_aanet.sweep.devices import cores
+from sd_aanet.machine import cores
 
 PLUGINS = {"joblib": "joblib", "slurm": "submitit", "submitit_slurm": "submitit", "submitit_local": "submitit"}
 """Launcher -> the Hydra plugin that brings it."""

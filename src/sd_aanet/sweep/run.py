@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sd_aanet.arguments import program
 from sd_aanet.errors import SDAANetError
 from sd_aanet.files import remove_empty, short, written_whole
+from sd_aanet.machine import resolve_workers
 from sd_aanet.sweep.devices import device_of_its_own
 from sd_aanet.sweep.folder import alone, is_finished, made_ready
 from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processes_as_usual
@@ -175,6 +176,8 @@ class Sweep:
             if self.launcher in ONE_MACHINE and "strategy" in config:
                 strategy = stack.enter_context(device_of_its_own(config["strategy"], number, self.at_once))
                 config = {**config, "strategy": strategy}
+                if self.at_once > 1 and "workers" in config:  # of its share of the cores, too
+                    config["workers"] = resolve_workers(config["workers"], self.at_once)
             if trains:
                 config = made_ready(config)
             if self.launcher == "joblib":

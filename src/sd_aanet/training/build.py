@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ NOISE = (
     r"It is recommended to use .*sync_dist=True",  # the metric itself is summed over the devices
     r"Checkpoint directory .* exists and is not empty",  # resume
 )
-MOST_WORKERS = 8
-"""By itself; more of them wait for one another's disk and memory before a batch waits for them."""
 Config = dict[str, Any]
 
 
@@ -94,14 +91,6 @@ def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Co
         "use_distributed_sampler": False,  # the data module shards episodes itself, without padding
         "enable_model_summary": False,
     }
-
-
-def resolve_workers(workers: int | str, processes: int = 1) -> int:
-    """`auto`: of the cores of each of so many training processes all but one, at most 8; a number stays."""
-    if isinstance(workers, int):
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // processes - 1, 0), MOST_WORKERS)
 
 
 def affordable(gigabytes: float, settings: Config) -> float:

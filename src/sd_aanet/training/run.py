@@ -23,6 +23,7 @@ from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
+from sd_aanet.machine import resolve_workers
 from sd_aanet.training import TRAINED
 from sd_aanet.training.build import (
     affordable,
@@ -31,7 +32,6 @@ from sd_aanet.training.build import (
     link_latest,
     open_data,
     quiet,
-    resolve_workers,
     trainer_settings,
     world_size,
 )
