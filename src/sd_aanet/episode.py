@@ -1,30 +1,21 @@
-"""The two types that everything passes: an `Episode` goes into the network, a `Prediction` comes out."""
+"""What everything passes: an `Episode` goes into a method, a `Prediction` comes out; both are batches of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-
-from sd_aanet.errors import ConfigError
 
 IGNORE = 255
 """Mask value of pixels that count nowhere: not in a loss, not in a prototype, not in a metric."""
 
 
-def check_size(size: int) -> None:
-    """Raise `ConfigError` unless `size`, the side of the input, is 8n + 1; name the nearest size that is."""
-    if size % 8 != 1 or size < 17:
-        nearest = max(17, 8 * round((size - 1) / 8) + 1)
-        raise ConfigError(f"size={size}, expected 8n + 1: the nearest good size is {nearest}")
-
-
 @dataclass(frozen=True)
 class Batch:
-    """A frozen dataclass of tensors, tuples of them, and plain values, that moves as a whole."""
+    """A frozen dataclass of tensors, tuples and mappings of them, and plain values, that moves as a whole."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same with every tensor on `device`, to a GPU while the CPU goes on."""
@@ -34,31 +25,94 @@ class Batch:
         """The same in page-locked memory (called by torch's DataLoader)."""
         return self._map("pin_memory")
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in _tensors([getattr(self, f.name) for f in fields(self)]))
+
     def _map(self, function: str, *args: object, **kwargs: object) -> Self:
         def mapped(value: object) -> object:
             if isinstance(value, tuple):
                 return tuple(map(mapped, value))
-            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
+            if isinstance(value, Mapping):
+                return {name: mapped(inner) for name, inner in value.items()}
+            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor | Batch) else value
 
         return type(self)(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 
 
-@dataclass(frozen=True)
-class Episode(Batch):
-    """A batch of B few-shot episodes: K labelled pictures of one class each, and a query to segment.
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Batch):
+        yield from _tensors([getattr(value, f.name) for f in fields(value)])
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
 
-    Masks hold 1 for the episode's class, 0 for everything else and 255 (`IGNORE`) for what counts nowhere.
+
+@dataclass(frozen=True)
+class Rows(Batch):
+    """A batch of N rows: each field is a tensor with a leading axis of N, a tuple of N things, or None for all rows."""
+
+    def __len__(self) -> int:
+        """N."""
+        return next(len(value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """Some of the rows, each any number of times, in any order; a run of neighbours shares the memory."""
+        rows = list(rows)
+        run = slice(rows[0], rows[0] + len(rows)) if rows else slice(0, 0)
+        if rows == list(range(len(self)))[run]:
+            if len(rows) == len(self):
+                return self
+            return self._each(lambda value: value[run])
+        return self._each(lambda value: tuple(value[i] for i in rows) if isinstance(value, tuple) else value[rows])
+
+    def unbind(self) -> list[Self]:
+        """Each row as a batch of one, in memory of its own: a view would keep the whole batch alive."""
+        return [
+            self._each(lambda value, i=i: value[i : i + 1] if isinstance(value, tuple) else value[i : i + 1].clone())
+            for i in range(len(self))
+        ]
+
+    @classmethod
+    def cat(cls, batches: Sequence[Self]) -> Self:
+        """Join batches of one kind, in order."""
+        if len(batches) == 1:
+            return batches[0]
+        joined: dict[str, Any] = {}
+        for f in fields(cls):
+            values = [getattr(batch, f.name) for batch in batches]
+            if isinstance(values[0], Tensor):
+                joined[f.name] = torch.cat(values)
+            else:
+                joined[f.name] = None if values[0] is None else tuple(row for value in values for row in value)
+        return cls(**joined)
+
+    def _each(self, function: Any) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Episode(Rows):
+    """A batch of B few-shot episodes: for each of N classes K labelled pictures, and a query to segment.
 
     Attributes:
-        query: (B, 3, S, S) float32, ImageNet-normalised RGB.
-        query_mask: (B, S, S) int64. For losses and metrics only; no prediction reads it.
-        support: (B, K, 3, S, S) float32.
-        support_mask: (B, K, S, S) int64.
-        class_id: (B,) int64, from 1.
+        query: (B, 3, S, S) float32, RGB, normalised as the backbone wants it.
+        query_mask: (B, S, S) int64: 0 = everything else, n = the n-th class of the episode, 255 = ignore. For losses
+            and metrics only; no prediction reads it.
+        support: (B, N, K, 3, S, S) float32.
+        support_mask: (B, N, K, S, S) int64: 1 = the class that the picture is an example of, 0 = everything else,
+            255 = ignore.
+        class_id: (B, N) int64, from 1.
         index: (B,) int64, place of each episode in its list.
         query_key: B names, each of the exact pixels of one view of an image, so that what the backbone makes of
-            them can be remembered. Empty where the view was augmented at random.
-        support_key: B times K such names.
+            them can be kept. Empty where the view was augmented at random.
+        support_key: for each episode N times K such names, shots innermost.
     """
 
     query: Tensor
@@ -70,42 +124,49 @@ class Episode(Batch):
     query_key: tuple[str, ...]
     support_key: tuple[tuple[str, ...], ...]
 
-    @classmethod
-    def collate(cls, episodes: Sequence[Self]) -> Self:
-        """Join batches of episodes of one shot and size into one batch, in order."""
-        first = episodes[0]
-        joined: dict[str, object] = {}
-        for field in fields(cls):
-            values = [getattr(episode, field.name) for episode in episodes]
-            if isinstance(getattr(first, field.name), Tensor):
-                joined[field.name] = torch.cat(values)
-            else:
-                joined[field.name] = tuple(key for value in values for key in value)
-        return cls(**joined)  # type: ignore[arg-type]
+    @property
+    def ways(self) -> int:
+        """N, the classes of each episode."""
+        return self.support.shape[1]
+
+    @property
+    def shots(self) -> int:
+        """K, the examples of each class."""
+        return self.support.shape[2]
+
+    def one_way(self) -> Episode:
+        """The same as B * N episodes of one class each, classes innermost: what N one-way comparisons learn from."""
+        if self.ways == 1:
+            return self
+        way = torch.arange(1, self.ways + 1, device=self.query_mask.device)[:, None, None]
+        masks = self.query_mask[:, None]  # (B, 1, S, S)
+        masks = torch.where(masks == IGNORE, IGNORE, (masks == way).to(masks.dtype))  # (B, N, S, S)
+        rows = [b for b in range(len(self)) for _ in range(self.ways)]
+        keys = [
+            row[n * self.shots : (n + 1) * self.shots] for row in self.support_key for n in range(self.ways if row else 0)
+        ]
+        return Episode(
+            query=self.query[rows],
+            query_mask=masks.flatten(0, 1),
+            support=self.support.flatten(0, 1)[:, None],
+            support_mask=self.support_mask.flatten(0, 1)[:, None],
+            class_id=self.class_id.flatten()[:, None],
+            index=self.index[rows],
+            query_key=tuple(self.query_key[b] for b in rows),
+            support_key=tuple(keys),
+        )
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the network says of B queries, and what its losses need. h, w: the side of the feature maps.
+class Prediction(Batch):
+    """What a method says of B queries; a method adds in a class of its own what its losses need.
 
     Attributes:
-        logits: (B, 2, S, S), background and foreground.
-        auxiliary_logits: one (B, 2, S, S) a scale of the decoder; empty outside training.
-        support_logits: (B, K, 2, S, S), SAAM's segmentation of the supports; None outside training or without SAAM.
-        attention: (B, 1, h, w), SAAM's affinity attention of the query; None without SAAM.
-        prior: (B, 1, h, w) in [0, 1]; None without the prior mask.
-        prototype: (B, C), the prototype that the decoder compares the query with.
-        support_prototypes: (B, K, C), one a shot, reweighted where SDPM is on.
-        reweighting: (B, K, C) in [0.5, 1], SDPM's channel weights u_k = (v_k + 1) / 2; None without SDPM.
-        query_features: (B, C, h, w), the projected query before any reweighting.
+        logits: (B, 2, H, W), background and foreground; of a method that compares all classes at once (B, N + 1, H, W).
+        maps: (B, 1, h, w) each, to look at, by name ("attention", "prior", "similarity").
+        embedding: (B, C), what the query was compared with, for pictures of the classes; None where there is none.
     """
 
     logits: Tensor
-    auxiliary_logits: tuple[Tensor, ...]
-    support_logits: Tensor | None
-    attention: Tensor | None
-    prior: Tensor | None
-    prototype: Tensor
-    support_prototypes: Tensor
-    reweighting: Tensor | None
-    query_features: Tensor
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    embedding: Tensor | None = None

@@ -1,0 +1,40 @@
+"""Backbones: pure torch, images in, named maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.resnet import ResNet
+from sd_aanet.backbones.vgg import VGG
+from sd_aanet.errors import ConfigError
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in ResNet.DEPTHS},
+    "vgg16_bn": VGG,
+}
+"""Name -> what makes it, with random weights, from the options of its own kind."""
+
+
+def build_backbone(name: str, trainable: bool = False, norm: str = "frozen", **options: object) -> Backbone:
+    """A backbone with random weights.
+
+    Args:
+        name: a key of `BACKBONES`.
+        trainable, norm: see `Backbone.freeze`.
+        options: of its own kind, such as `stride_on` of a ResNet.
+
+    Raises:
+        ConfigError: an unknown name, or an option that it does not have.
+    """
+    if name not in BACKBONES:
+        raise ConfigError(f"backbone '{name}' is unknown: choose one of {', '.join(BACKBONES)}")
+    try:
+        backbone = BACKBONES[name](**options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        option = str(error).rpartition("argument ")[2]
+        raise ConfigError(f"backbone {name} has no option {option}: leave it out, or choose another backbone") from None
+    return backbone.freeze(trainable, norm)
