@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sd_aanet.errors import CheckpointError
-from sd_aanet.models.backbone import Backbone, Stride
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.resnet import Stride
 
 SCHEME = "torchvision://"
 _URL = "https://download.pytorch.org/models/"
