@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -62,21 +63,30 @@ class Rows(Batch):
         return next(len(value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
 
     def select(self, rows: Sequence[int]) -> Self:
-        """Some of the rows, each any number of times, in any order; a run of neighbours shares the memory."""
+        """Some of the rows, each any number of times, in any order; neighbours, or one row again and again, share the memory."""
         rows = list(rows)
-        run = slice(rows[0], rows[0] + len(rows)) if rows else slice(0, 0)
-        if rows == list(range(len(self)))[run]:
-            if len(rows) == len(self):
-                return self
-            return self._each(lambda value: value[run])
-        return self._each(lambda value: tuple(value[i] for i in rows) if isinstance(value, tuple) else value[rows])
+        first, count = rows[0], len(rows)
+        if rows == list(range(first, first + count)):
+            return self if count == len(self) else self._each(lambda value: value[first : first + count])
+
+        def chosen(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(value[i] for i in rows)
+            if rows == [first] * count:
+                return value[first : first + 1].expand(count, *value.shape[1:])
+            return value[rows]
+
+        return self._each(chosen)
 
     def unbind(self) -> list[Self]:
         """Each row as a batch of one, in memory of its own: a view would keep the whole batch alive."""
-        return [
-            self._each(lambda value, i=i: value[i : i + 1] if isinstance(value, tuple) else value[i : i + 1].clone())
-            for i in range(len(self))
-        ]
+
+        def own(value: Any, i: int) -> Any:
+            if isinstance(value, tuple):
+                return tuple(inner.clone() if isinstance(inner, Tensor) else inner for inner in value[i : i + 1])
+            return value[i : i + 1].clone()
+
+        return [self._each(partial(own, i=i)) for i in range(len(self))]
 
     @classmethod
     def cat(cls, batches: Sequence[Self]) -> Self:
@@ -92,7 +102,7 @@ class Rows(Batch):
                 joined[f.name] = None if values[0] is None else tuple(row for value in values for row in value)
         return cls(**joined)
 
-    def _each(self, function: Any) -> Self:
+    def _each(self, function: Callable[[Any], Any]) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
 

@@ -1,23 +1,57 @@
-"""Pure torch: networks that segment a query from supports."""
+"""Few-shot methods: pure torch, one file each (or a folder), over a backbone."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from sd_aanet.backbones import build_backbone
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.base import FewShotNetwork
-from sd_aanet.models.prototype import CosinePrototype
-from sd_aanet.models.sd_aanet import SDAANet
-
-METHODS: dict[str, type[FewShotNetwork]] = {"sd_aanet": SDAANet, "prototype": CosinePrototype}
+from sd_aanet.models.base import Method
 
 
-def build_network(method: str = "sd_aanet", **arguments: Any) -> FewShotNetwork:
-    """A network with random weights: `method` is a key of `METHODS`, the arguments are its class's.
+@cache
+def methods() -> dict[str, type[Method]]:
+    """Every method by its name: the classes with a `name` in this package's modules, and no others."""
+    found: dict[str, type[Method]] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
+            if isinstance(value, type) and issubclass(value, Method.__origin__) and "name" in vars(value):  # type: ignore[attr-defined]
+                found[value.name] = value
+    return found
+
+
+def find_method(name: str) -> type[Method]:
+    """A method's class.
 
     Raises:
-        ConfigError: an unknown method, or what the class itself raises.
+        ConfigError: an unknown name.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method '{method}' is unknown: choose one of {', '.join(METHODS)}")
-    return METHODS[method](**arguments)
+    if name not in methods():
+        raise ConfigError(f"method '{name}' is unknown: choose one of {', '.join(sorted(methods()))}")
+    return methods()[name]
+
+
+def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> Method:
+    """A method over a backbone, with random weights.
+
+    Args:
+        method: its name.
+        backbone: arguments of `build_backbone`.
+        arguments: of the method's class.
+
+    Raises:
+        ConfigError: an unknown method or backbone, or what these raise themselves.
+    """
+    chosen = find_method(method)
+    options = dict(backbone)
+    if chosen.output_stride != 8:
+        options["output_stride"] = chosen.output_stride
+    unknown = set(arguments) - set(inspect.signature(chosen).parameters)
+    if unknown:
+        raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
+    return chosen(build_backbone(**options), **arguments)

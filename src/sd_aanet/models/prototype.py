@@ -2,72 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_aanet.episode import Prediction
-from sd_aanet.errors import ConfigError
-from sd_aanet.models.backbone import Stride
-from sd_aanet.models.base import Features, FewShotNetwork, Queries, Supports
-from sd_aanet.models.functional import masked_average_pool, resize
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.episode import Prediction, Rows
+from sd_aanet.models.base import FewShotMethod
+from sd_aanet.models.parts.features import Maps, chosen
+from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
 
 
-class CosinePrototype(FewShotNetwork):
+@dataclass(frozen=True)
+class Prototypes(Rows):
+    """Prototypes of the background and of the class: (N, 2, C), or of support sets (B, K, 2, C)."""
+
+    both: Tensor
+
+
+class CosinePrototype(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any]):
     """Foreground and background prototypes; each position of the query takes the nearer one. Nothing is learnt.
 
     Args:
-        backbone, stride_on, backbone_trainable, backbone_norm: see `FewShotNetwork`.
-        stage: whose features are compared, 2 or 3.
+        backbone: see there.
+        features: the outputs that are compared, one behind another; None for the first of the backbone's mid ones.
+        normalise: give each position of each output unit length before they are joined.
 
     Raises:
-        ConfigError: another stage, or what `FewShotNetwork` raises.
+        ConfigError: an output that the backbone does not have.
     """
 
+    name = "prototype"
+    trains = False
+
     def __init__(
-        self,
-        backbone: str = "resnet50",
-        stride_on: Stride = "3x3",
-        stage: int = 3,
-        backbone_trainable: bool = False,
-        backbone_norm: str = "frozen",
+        self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False
     ) -> None:
-        if stage not in (2, 3):
-            raise ConfigError(f"stage {stage} has no features to compare: choose 2 or 3")
-        super().__init__(backbone, stride_on, None, backbone_trainable, backbone_norm)
-        first = self.backbone.channels[1]  # the mid features are stage 3, then stage 2
-        self.channels = slice(0, first) if stage == 3 else slice(first, None)
+        super().__init__(backbone)
+        self.features = chosen(backbone, features, backbone.mid[:1], "features")
+        self.normalise = normalise
+        backbone.keep(self.features)
 
-    def encode_queries(self, features: Features) -> Queries:
-        """See `FewShotNetwork.encode_queries`."""
-        return Queries(features.mid[:, self.channels])  # (N, C, h, w)
+    @property
+    def label(self) -> str:
+        return "prototype"
 
-    def encode_supports(self, features: Features, foreground: Tensor) -> Supports:
-        """See `FewShotNetwork.encode_supports`; a prototype of the background, then one of the class."""
-        s = features.mid[:, self.channels]  # (N, C, h, w)
-        mask = resize(foreground[:, None], (s.shape[-2], s.shape[-1]))  # (N, 1, h, w)
-        return Supports(torch.stack([masked_average_pool(s, 1 - mask), masked_average_pool(s, mask)], 1))  # (N, 2, C)
+    def image_features(self, images: Tensor) -> Maps:
+        outputs = self.backbone(images, self.features)
+        return Maps.joined([outputs[name] for name in self.features], self.normalise)  # (N, C, h, w)
 
-    def compare(
-        self,
-        queries: Queries,
-        prototypes: Tensor,
-        prior: Tensor | None,
-        size: tuple[int, int],
-        maps: Tensor | None = None,
-    ) -> Prediction:
-        """See `FewShotNetwork.compare`; the logits are cosines."""
-        both = F.normalize(prototypes.mean(1), dim=-1)  # (B, 2, C)
-        q = F.normalize(queries.features.to(both.dtype), dim=1)  # (B, C, h, w)
+    def encode_query(self, features: Maps, masked: Any) -> Maps:
+        return features
+
+    def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Prototypes:
+        """See `FewShotMethod.encode_support`; a prototype of the background, then one of the class."""
+        both = [masked_average_pool(features.maps, share_of(mask, value, features.maps)) for value in (0, 1)]
+        return Prototypes(torch.stack(both, 1))  # (N, 2, C)
+
+    def support_set(self, supports: Prototypes, shots: int) -> Prototypes:
+        return Prototypes(supports.both.unflatten(0, (-1, shots)).mean(1))  # (B, 2, C)
+
+    def compare(self, queries: Maps, sets: Prototypes, pairs: Any, size: tuple[int, int]) -> Prediction:
+        """See `FewShotMethod.compare`; the logits are cosines."""
+        both = F.normalize(sets.both, dim=-1)  # (B, 2, C)
+        q = F.normalize(queries.maps.to(both.dtype), dim=1)  # (B, C, h, w)
         cosine = torch.einsum("bchw,bpc->bphw", q, both)  # (B, 2, h, w)
-        return Prediction(
-            logits=resize(cosine, size),
-            auxiliary_logits=(),
-            support_logits=None,
-            attention=None,
-            prior=None,
-            prototype=both[:, 1],
-            support_prototypes=prototypes[:, :, 1],
-            reweighting=None,
-            query_features=queries.features,
-        )
+        return Prediction(resize(cosine, size), {"similarity": cosine[:, 1:] - cosine[:, :1]}, both[:, 1])

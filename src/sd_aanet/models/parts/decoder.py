@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.models.functional import resize
+from sd_aanet.models.parts.functional import resize
 
 
 class Residual(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sd_aanet.errors import CheckpointError
-from sd_aanet.models.backbone import VGG
+from sd_aanet.backbones.vgg import VGG
 
 HEAD = {
     "down_query.0": "project_query",

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from sd_aanet.errors import ConfigError
 
 QUERY_REWEIGHTINGS = ("mean", "product")
+VARIANTS = {"paper": "mean", "published": "product"}
+"""How the query is reweighted in each variant of the method; their losses differ too (see `Distillation`)."""
 
 
 class SDPM(nn.Module):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.models.functional import resize
+from sd_aanet.models.parts.functional import resize
 
 BINS = (1, 2, 3, 6)
 """Sides of the pyramid's grids."""

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.episode import IGNORE, Prediction
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.functional import masked_average_pool
-from sd_aanet.models.sd_aanet import VARIANTS
+from sd_aanet.models.parts.functional import cross_entropy, masked_average_pool, wide
+from sd_aanet.models.sd_aanet.sdpm import VARIANTS
+
+if TYPE_CHECKING:
+    from sd_aanet.models.sd_aanet.network import SDAANetPrediction
 
 TEACHERS = ("separate", "integral")
 PUBLISHED_FACTOR = 0.9
 """The published distillation's own factor, beside T^2 and alpha."""
-
-
-@dataclass(frozen=True)
-class LossTerms:
-    """The terms before their weights, and their weighted sum; scalars.
-
-    Attributes:
-        main: cross-entropy of the logits.
-        auxiliary: mean over the scales of theirs; 0 where there are none.
-        distillation: SDPM's; 0 without SDPM.
-        support: SAAM's segmentation of the supports; 0 without SAAM.
-        total: main + auxiliary + alpha * distillation + beta * support.
-    """
-
-    main: Tensor
-    auxiliary: Tensor
-    distillation: Tensor
-    support: Tensor
-    total: Tensor
-
-
-def _cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the pixels that are not 255; 0, not NaN, where every pixel is."""
-    counted = (mask != IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(logits.to(_wide(logits)), mask, ignore_index=IGNORE, reduction="sum") / counted
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 class Distillation(nn.Module):
@@ -84,14 +58,18 @@ class Distillation(nn.Module):
         self.detach_teacher = (not self.published) if detach_teacher is None else detach_teacher
         self.teacher = teacher
 
-    def forward(self, prediction: Prediction, query_mask: Tensor) -> Tensor:
-        """A scalar from a prediction and the query's mask (B, S, S)."""
-        if prediction.reweighting is None:
-            return prediction.logits.new_zeros(())
-        q = prediction.query_features  # (B, C, h, w)
-        students = prediction.support_prototypes.to(_wide(q))  # (B, K, C)
-        u = prediction.reweighting.to(_wide(q))  # (B, K, C)
-        mask = F.interpolate((query_mask == 1)[:, None].to(_wide(q)), q.shape[-2:], mode="nearest")  # (B, 1, h, w)
+    def forward(self, q: Tensor, prototypes: Tensor, reweighting: Tensor, query_mask: Tensor) -> Tensor:
+        """A scalar.
+
+        Args:
+            q: (B, C, h, w), the projected query before any reweighting.
+            prototypes: (B, K, C), the supports' reweighted prototypes.
+            reweighting: (B, K, C), SDPM's weights u_k.
+            query_mask: (B, S, S) of 0, 1 and 255.
+        """
+        students = prototypes.to(wide(q))  # (B, K, C)
+        u = reweighting.to(wide(q))  # (B, K, C)
+        mask = F.interpolate((query_mask == 1)[:, None].to(wide(q)), q.shape[-2:], mode="nearest")  # (B, 1, h, w)
         p_q = masked_average_pool(q, mask)[:, None]  # (B, 1, C)
         t = self.temperature
         with torch.autocast(q.device.type, enabled=False):
@@ -119,6 +97,9 @@ class SDAANetLoss(nn.Module):
         beta: weight of the supports' segmentation (paper: 0.5).
         auxiliary: weight of the auxiliary logits' mean (1).
         variant, temperature, detach_teacher, teacher: see `Distillation`.
+
+    Attributes:
+        weights: of the terms, by name.
     """
 
     def __init__(
@@ -132,26 +113,27 @@ class SDAANetLoss(nn.Module):
         teacher: str = "separate",
     ) -> None:
         super().__init__()
-        self.alpha, self.beta, self.auxiliary = alpha, beta, auxiliary
+        self.weights: Mapping[str, float] = {"auxiliary": auxiliary, "distillation": alpha, "support": beta}
         self.distillation = Distillation(variant, temperature, detach_teacher, teacher)
 
-    def forward(self, prediction: Prediction, query_mask: Tensor, support_mask: Tensor) -> LossTerms:
-        """The terms.
+    def forward(self, prediction: SDAANetPrediction, query_mask: Tensor, support_mask: Tensor) -> dict[str, Tensor]:
+        """The terms before their weights, without those of parts that the network does not have.
 
         Args:
             prediction: of the network in train mode.
             query_mask: (B, S, S) int64 in {0, 1, 255}.
             support_mask: (B, K, S, S) int64 in {0, 1, 255}.
         """
-        zero = prediction.logits.new_zeros((), dtype=_wide(prediction.logits))
-        main = _cross_entropy(prediction.logits, query_mask)
-        auxiliary = zero
+        terms = {"main": cross_entropy(prediction.logits, query_mask)}
         if prediction.auxiliary_logits:
-            auxiliary = torch.stack([_cross_entropy(x, query_mask) for x in prediction.auxiliary_logits]).mean()
-        support = zero
+            each = [cross_entropy(logits, query_mask) for logits in prediction.auxiliary_logits]
+            terms["auxiliary"] = torch.stack(each).mean()
+        if prediction.reweighting is not None:
+            q, prototypes = prediction.query_features, prediction.support_prototypes
+            assert q is not None
+            assert prototypes is not None
+            terms["distillation"] = self.distillation(q, prototypes, prediction.reweighting, query_mask)
         if prediction.support_logits is not None:
             shots = zip(prediction.support_logits.unbind(1), support_mask.unbind(1), strict=True)
-            support = torch.stack([_cross_entropy(logits, mask) for logits, mask in shots]).mean()
-        distillation = self.distillation(prediction, query_mask)
-        total = main + self.auxiliary * auxiliary + self.alpha * distillation + self.beta * support
-        return LossTerms(main, auxiliary, distillation, support, total)
+            terms["support"] = torch.stack([cross_entropy(logits, mask) for logits, mask in shots]).mean()
+        return terms

@@ -1,0 +1,123 @@
+"""Features that the heads of PFENet's kind share: mid ones for the head, high ones for the prior mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.episode import Rows
+from sd_aanet.errors import ConfigError
+from sd_aanet.models.base import P, Q, S, T, FewShotMethod
+from sd_aanet.models.parts.functional import resize, wide
+
+
+@dataclass(frozen=True)
+class Maps(Rows):
+    """Feature maps of N images: (N, C, h, w)."""
+
+    maps: Tensor
+
+    @classmethod
+    def joined(cls, outputs: Sequence[Tensor], normalise: bool = False) -> Maps:
+        """Outputs of a backbone one behind another, on the first one's grid.
+
+        Args:
+            outputs: (N, C, h, w) each.
+            normalise: give each position of each output unit length first.
+        """
+        grid = (outputs[0].shape[-2], outputs[0].shape[-1])
+        resized = [resize(output, grid) for output in outputs]
+        return cls(torch.cat([F.normalize(x.to(wide(x)), dim=1) for x in resized] if normalise else resized, 1))
+
+
+@dataclass(frozen=True)
+class Mid(Rows):
+    """Mid features of N images.
+
+    Attributes:
+        mid: (N, C, h, w), the outputs that the head takes, one behind another, on the first one's grid.
+        high: (N, C', h', w') where they come in the same pass; None where they are made of `mid`, or not wanted.
+    """
+
+    mid: Tensor
+    high: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class High(Rows):
+    """High features of N images: N times (C, h, w), for they are compared one by one and never stacked."""
+
+    high: tuple[Tensor, ...]
+
+
+def chosen(backbone: Backbone, names: Sequence[str] | str | None, default: Sequence[str], setting: str) -> tuple[str, ...]:
+    """Outputs of a backbone: those named, or its own choice.
+
+    Raises:
+        ConfigError: it has no such output.
+    """
+    wanted = tuple(default) if names is None else (names,) if isinstance(names, str) else tuple(names)
+    for name in wanted:
+        if name not in backbone.outputs:
+            raise ConfigError(
+                f"{setting}={name}, but {backbone.label} has no such output: choose of {', '.join(backbone.outputs)}"
+            )
+    return wanted
+
+
+class MidHigh(FewShotMethod[Mid, High, Q, S, T, P], Generic[Q, S, T, P]):
+    """A method whose head takes mid features, and whose prior mask, where there is one, high features.
+
+    Args:
+        backbone: see there.
+        mid: the outputs of the head's features; None for the backbone's own.
+        high: the output of the prior mask's; None for the backbone's own.
+        prior: whether there is a prior mask; without it nothing high is made.
+
+    Attributes:
+        mid: names of the outputs.
+        mid_channels: of all of them together.
+        high: name of the output; None without a prior mask.
+    """
+
+    def __init__(
+        self, backbone: Backbone, mid: Sequence[str] | None = None, high: str | None = None, prior: bool = True
+    ) -> None:
+        super().__init__(backbone)
+        self.mid = chosen(backbone, mid, backbone.mid, "mid")
+        self.high = chosen(backbone, high, (backbone.high,), "high")[0] if prior else None
+        self.masks_features = prior
+        self._channels = [backbone.outputs[name].channels for name in self.mid]
+        self.mid_channels = sum(self._channels)
+        before = backbone.before_high if self.high == backbone.high else None
+        self._resumed = before if before in self.mid else None  # the output that a mask multiplies before it goes on
+        backbone.keep([*self.mid, *([] if self.high is None else [self.high])])
+
+    def image_features(self, images: Tensor) -> Mid:
+        beside = self.high is not None and self._resumed is None and self.high not in self.mid
+        outputs = self.backbone(images, [*self.mid, *([str(self.high)] if beside else [])])
+        with self.backbone.no_gradient():
+            mid = Maps.joined([outputs[name] for name in self.mid])  # (N, C, h, w)
+        return Mid(mid.maps, outputs[str(self.high)] if beside else None)
+
+    def masked_features(self, features: Mid, mask: Tensor | None) -> High | None:
+        """See `FewShotMethod.masked_features`; made from the masked output before, where the backbone can (PFENet)."""
+        if self.high is None:
+            return None
+        if features.high is not None:
+            return High(features.high.unbind())
+        with self.backbone.no_gradient():
+            parts = dict(zip(self.mid, features.mid.split(self._channels, 1), strict=True))
+            if self._resumed is None:
+                return High(parts[self.high].unbind())
+            before = parts[self._resumed]  # (N, C, h, w)
+            if mask is not None:
+                grid = (before.shape[-2], before.shape[-1])
+                before = before * resize((mask == 1)[:, None].to(before.dtype), grid)
+            return High(self.backbone.resume(self._resumed, before, [self.high])[self.high].unbind())  # (C', h, w) each

@@ -1,0 +1,60 @@
+"""The few tensor operations that methods share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sd_aanet.episode import IGNORE
+
+POOL_EPS = 0.0005
+"""Added to a mask's area before dividing by it (PFENet, and so the published SD-AANet)."""
+
+
+def resize(x: Tensor, size: tuple[int, int] | int) -> Tensor:
+    """Bilinear resizing of (N, C, H, W) with aligned corners, as everywhere in the field's heads."""
+    size = (size, size) if isinstance(size, int) else size
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def share_of(mask: Tensor, value: int, like: Tensor) -> Tensor:
+    """How much of each cell of a feature map a mask's value covers.
+
+    Args:
+        mask: (N, S, S) int64 of 0, 1 and 255. Ignored pixels are neither of 0 nor of 1.
+        value: 0 (everything else) or 1 (the class).
+        like: (N, C, h, w), the feature map.
+
+    Returns:
+        (N, 1, h, w) in [0, 1], resized bilinearly, in float32 or what is wider of `like`.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return resize((mask == value)[:, None].to(dtype), (like.shape[-2], like.shape[-1]))
+
+
+def masked_average_pool(feature: Tensor, mask: Tensor) -> Tensor:
+    """Masked average pooling: sum(feature * mask) / (sum(mask) + 0.0005).
+
+    Args:
+        feature: (N, C, h, w).
+        mask: (N, 1, h, w) in [0, 1].
+
+    Returns:
+        (N, C), in the wider of the two dtypes.
+    """
+    area = mask.sum((2, 3)) + POOL_EPS  # (N, 1)
+    return (feature * mask).sum((2, 3)) / area  # (N, C)
+
+
+def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the pixels that are not 255, of logits (B, C, H, W); 0, not NaN, where every pixel is."""
+    counted = (mask != IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(logits.to(wide(logits)), mask, ignore_index=IGNORE, reduction="sum") / counted
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype of x, or float32 where that is wider."""
+    return torch.promote_types(x.dtype, torch.float32)

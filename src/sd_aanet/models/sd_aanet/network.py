@@ -1,0 +1,227 @@
+"""SD-AANet: the whole network, from images to logits.
+
+Read `encode_query`, `encode_support`, `pair` and `compare` as the paper's figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.episode import Episode, Prediction, Rows
+from sd_aanet.errors import ConfigError
+from sd_aanet.models.parts.decoder import Decoder
+from sd_aanet.models.parts.features import High, Mid, MidHigh
+from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
+from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, prior_mask, sought
+from sd_aanet.models.sd_aanet.losses import SDAANetLoss
+from sd_aanet.models.sd_aanet.saam import SAAM
+from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
+
+
+@dataclass(frozen=True)
+class Queries(Rows):
+    """N query pictures.
+
+    Attributes:
+        features: (N, C, h, w), projected.
+        affinity: (N, 4 C, h, w), the share of `features` in SAAM's first convolution; None without SAAM.
+        high: for each its high features; None where the prior is off.
+    """
+
+    features: Tensor
+    affinity: Tensor | None
+    high: tuple[Sought, ...] | None
+
+
+@dataclass(frozen=True)
+class Supports(Rows):
+    """N labelled pictures.
+
+    Attributes:
+        prototypes: (N, C).
+        columns: for each picture the high features of its foreground; None where the prior is off.
+        maps: (N, C, h, w), projected; only in training, whose losses look at them again.
+    """
+
+    prototypes: Tensor
+    columns: tuple[Columns, ...] | None
+    maps: Tensor | None
+
+
+@dataclass(frozen=True)
+class SupportSets(Rows):
+    """B support sets: `prototypes` (B, K, C) and `maps` (B, K, C, h, w) as those of `Supports`."""
+
+    prototypes: Tensor
+    maps: Tensor | None
+
+
+@dataclass(frozen=True)
+class Priors(Rows):
+    """N prior masks, (N, h, w) in [0, 1]."""
+
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class SDAANetPrediction(Prediction):
+    """What the losses need beside the logits. h, w: the side of the feature maps.
+
+    Attributes:
+        auxiliary_logits: one (B, 2, S, S) a scale of the decoder; empty outside training.
+        support_logits: (B, K, 2, S, S), SAAM's segmentation of the supports; None outside training or without SAAM.
+        support_prototypes: (B, K, C), one a shot, reweighted where SDPM is on.
+        reweighting: (B, K, C) in [0.5, 1], SDPM's channel weights u_k = (v_k + 1) / 2; None without SDPM.
+        query_features: (B, C, h, w), the projected query before any reweighting.
+    """
+
+    auxiliary_logits: tuple[Tensor, ...] = ()
+    support_logits: Tensor | None = None
+    support_prototypes: Tensor | None = None
+    reweighting: Tensor | None = None
+    query_features: Tensor | None = None
+
+
+class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
+    """Few-shot segmentation of a query from K supports (arXiv 2108.06600).
+
+    Args:
+        backbone: see there.
+        channels: of the head; 256 in the paper.
+        variant: "published" (the authors' network) or "paper" (the method as written).
+        query_reweighting: overrides the variant's, see `SDPM`.
+        sdpm, saam, prior: the parts, each of which can be left out. Without SDPM and SAAM the network is the paper's
+            baseline (PFENet's head).
+        mid, high: see `MidHigh`.
+        bins: the decoder's scales, see `Decoder`.
+        init: of the head's convolutions: "default" (torch's, as published), or "lecun" (normal, of variance 1 / fan-in:
+            three times torch's), for a head without pretrained features before it. Classifiers keep torch's.
+        bounded_attention: a sigmoid on SAAM's attention, which both variants leave out.
+        dropout: scales every dropout rate; 0 turns dropout off.
+        loss: arguments of `SDAANetLoss` but `variant`.
+
+    Raises:
+        ConfigError: a name or value that is not one of those.
+    """
+
+    name = "sd_aanet"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        channels: int = 256,
+        variant: str = "published",
+        query_reweighting: str | None = None,
+        sdpm: bool = True,
+        saam: bool = True,
+        prior: bool = True,
+        mid: Sequence[str] | None = None,
+        high: str | None = None,
+        bins: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+        init: str = "default",
+        bounded_attention: bool = False,
+        dropout: float = 1.0,
+        loss: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(backbone, mid, high, prior)
+        if variant not in VARIANTS:
+            raise ConfigError(f"variant '{variant}' is unknown: choose one of {', '.join(VARIANTS)}")
+        if init not in ("default", "lecun"):
+            raise ConfigError(f"init '{init}' is unknown: choose default or lecun")
+        self.variant = variant
+        self.project_query = nn.Conv2d(self.mid_channels, channels, 1, bias=False)
+        self.project_support = nn.Conv2d(self.mid_channels, channels, 1, bias=False)
+        self.dropout = nn.Dropout2d(0.5 * dropout)
+        self.sdpm = SDPM(channels, query_reweighting or VARIANTS[variant]) if sdpm else None
+        self.saam = SAAM(channels, 0.1 * dropout, bounded_attention) if saam else None
+        self.decoder = Decoder(channels, int(prior) + int(saam), tuple(bins), 0.1 * dropout)
+        self.loss = SDAANetLoss(variant=variant, **(loss or {}))
+        # SAAM's first pool is a single cell: its batch norm needs two of them.
+        self.least_batch = 2 if saam else 1
+        if init == "lecun":
+            for name, module in self.named_modules():
+                if isinstance(module, nn.Conv2d) and not name.startswith("backbone.") and module.out_channels > 2:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+
+    @property
+    def label(self) -> str:
+        parts = {(True, True): "SD-AANet", (False, False): "baseline", (False, True): "without SDPM"}
+        name = parts.get((self.sdpm is not None, self.saam is not None), "without SAAM")
+        return f"{name} ({self.variant}){'' if self.high is not None else ', no prior'}"
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        return self.loss.weights
+
+    def encode_query(self, features: Mid, masked: High | None) -> Queries:
+        """See `FewShotMethod.encode_query` (method: Head, steps 1 and 4)."""
+        q = self.dropout(F.relu(self.project_query(features.mid)))  # (N, C, h, w)
+        affinity = None if self.saam is None else self.saam.extractor.on_feature(q)  # (N, 4C, h, w)
+        return Queries(q, affinity, None if masked is None else sought(masked.high))
+
+    def encode_support(self, features: Mid, masked: High | None, mask: Tensor) -> Supports:
+        """See `FewShotMethod.encode_support` (method: Head, steps 1 and 2)."""
+        s = self.dropout(F.relu(self.project_support(features.mid)))  # (N, C, h, w)
+        p = masked_average_pool(s, share_of(mask, 1, s))  # (N, C)
+        columns = None if masked is None else foreground_columns(masked.high, share_of(mask, 1, masked.high[0][None]))
+        return Supports(p, columns, s if self.training else None)
+
+    def support_set(self, supports: Supports, shots: int) -> SupportSets:
+        """See `FewShotMethod.support_set`; the shots stay apart, since SDPM reweights each."""
+        maps = None if supports.maps is None else supports.maps.unflatten(0, (-1, shots))
+        return SupportSets(supports.prototypes.unflatten(0, (-1, shots)), maps)
+
+    def pair(self, queries: Queries, rows: Sequence[int], supports: Supports) -> Priors | None:
+        """See `FewShotMethod.pair` (method: Head, step 5)."""
+        if queries.high is None or supports.columns is None:
+            return None
+        with self.backbone.no_gradient():
+            both = zip((queries.high[row] for row in rows), supports.columns, strict=True)
+            return Priors(torch.stack([prior_mask(query, columns) for query, columns in both]))  # (N, h, w)
+
+    def compare(
+        self, queries: Queries, sets: SupportSets, pairs: Priors | None, size: tuple[int, int]
+    ) -> SDAANetPrediction:
+        """See `FewShotMethod.compare` (method: Head, steps 3 to 7)."""
+        q, p = queries.features, sets.prototypes  # (B, C, h, w), (B, K, C)
+        maps: dict[str, Tensor] = {}
+        if pairs is not None:
+            maps["prior"] = pairs.masks.unflatten(0, (len(p), -1)).mean(1, keepdim=True)  # (B, 1, h, w)
+        support_logits = None
+        if self.saam is not None:
+            assert queries.affinity is not None
+            if sets.maps is not None:
+                # One shot at a time, then the query: the extractor's batch norms see the batches of the method.
+                each = [self.saam.segment_support(s, p[:, k]) for k, s in enumerate(sets.maps.unbind(1))]
+                support_logits = torch.stack([resize(logits, size) for logits in each], 1)  # (B, K, 2, S, S)
+            maps["attention"] = self.saam.attend(queries.affinity, p.mean(1))  # (B, 1, h, w)
+
+        reweighting, support_prototypes, decoded = None, p, q
+        if self.sdpm is not None:
+            reweighting = self.sdpm.reweighting(p)  # (B, K, C)
+            support_prototypes = reweighting * p  # (B, K, C)
+            decoded = q * self.sdpm.of_query(reweighting).to(q.dtype)[:, :, None, None]  # (B, C, h, w)
+        prototype = support_prototypes.mean(1)  # (B, C)
+        logits, auxiliary = self.decoder(decoded, prototype, list(maps.values()), size)
+
+        return SDAANetPrediction(
+            logits=logits,
+            maps=maps,
+            embedding=prototype,
+            auxiliary_logits=auxiliary,
+            support_logits=support_logits,
+            support_prototypes=support_prototypes,
+            reweighting=reweighting,
+            query_features=q,
+        )
+
+    def losses(self, prediction: Prediction, episode: Episode) -> dict[str, Tensor]:
+        assert isinstance(prediction, SDAANetPrediction)
+        return self.loss(prediction, episode.query_mask, episode.support_mask[:, 0])
