@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from sd_aanet.data.source import Array8, ImageSource
 from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import IGNORE, Episode
+from sd_aanet.episode import IGNORE, Episode, joined_masks
 from sd_aanet.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -41,20 +41,6 @@ class EpisodeSpec:
     def examples(self) -> list[tuple[int, int]]:
         """(image, class) of each example, shots innermost."""
         return [(image, c) for c, images in zip(self.classes, self.supports, strict=True) for image in images]
-
-
-def joined_masks(masks: Sequence[Array8]) -> Array8:
-    """The masks of N classes of one picture, each of 0, 1 and 255, as one of 0..N and 255.
-
-    What any of them ignores is ignored; where two classes overlap, as objects of COCO do, the first one counts.
-    """
-    if len(masks) == 1:
-        return masks[0]
-    joined = np.zeros_like(masks[0])
-    for way in range(len(masks), 0, -1):
-        joined[masks[way - 1] == 1] = way
-    joined[np.any([mask == IGNORE for mask in masks], axis=0)] = IGNORE
-    return joined
 
 
 class Episodes(Protocol):
@@ -211,7 +197,7 @@ class EpisodeDataset(Dataset[Episode]):
         if not 0 <= index < self.length:
             raise IndexError(f"episode {index} of an epoch of {self.length}")
         spec = self.sampler.draw(epoch, index)
-        truth = joined_masks([self.source.mask(spec.query, c) for c in spec.classes])
+        truth = joined_masks([torch.from_numpy(self.source.mask(spec.query, c)) for c in spec.classes]).numpy()
         if not self.ignore_boundary:
             truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
         originals = [(spec.query, truth), *((i, self.source.mask(i, c)) for i, c in spec.examples)]
