@@ -370,5 +370,5 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
         return Loader(
-            data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.collate
+            data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.cat
         )
