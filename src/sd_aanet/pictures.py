@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sd_aanet.data.source import Array8
+from sd_aanet.data.sources.base import Array8
 from sd_aanet.episode import IGNORE
 
 Colour = tuple[int, int, int]

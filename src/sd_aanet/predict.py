@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sd_aanet.data.source import SUFFIXES, Array8
+from sd_aanet.data.sources.base import SUFFIXES, Array8
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
-from sd_aanet.own_pictures import read_picture, read_support
+from sd_aanet.images import read_picture, read_support
 from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
 from sd_aanet.precision import set_tf32
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation

@@ -8,13 +8,13 @@ import torch
 from fake_voc import Voc
 
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.data.pascal5i import CLASSES, Pascal5i
+from sd_aanet.data.sources.pascal5i import CLASSES, Pascal5i
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, DataError
 
 
 def module(root: Path, **settings: Any) -> EpisodeDataModule:
-    source = {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(root)}
+    source = {"_target_": "sd_aanet.data.sources.pascal5i.Pascal5i", "root": str(root)}
     small = {"size": 33, "batch_size": 2, "test_batch_size": 3, "episodes": 6, "val_episodes": 4, "test_episodes": 7}
     return EpisodeDataModule(source, **(small | settings))
 

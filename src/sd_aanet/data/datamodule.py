@@ -20,12 +20,12 @@ from sd_aanet.data.episode_lists import EpisodeList, read_list
 from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, EpisodeSpec, PlaceSampler
 from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
-from sd_aanet.data.source import ImageSource, Split
+from sd_aanet.data.sources.base import ImageSource, Split
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import Episode, check_size
 from sd_aanet.errors import ConfigError, SDAANetError
 
-NAMESPACE = "sd_aanet.data."
+NAMESPACE = "sd_aanet.data.sources."
 SWITCHES = (
     *(
         "fold",
@@ -61,7 +61,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     test take their classes in turn, and their episodes are functions of (seed, index).
 
     Args:
-        source: `_target_` (a class under sd_aanet.data) and its arguments but `split`.
+        source: `_target_` (a class under sd_aanet.data.sources) and its arguments but `split`.
         fold: whose classes are novel.
         shot: K in training and validation.
         test_shot: K in the test; None for `shot`.

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sd_aanet.data.listing import read_text
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
+from sd_aanet.data.sources.listing import read_text
 from sd_aanet.errors import ConfigError, DataError
 
 Folds = tuple[tuple[int, ...], ...]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_aanet.data.source import Array8
+from sd_aanet.data.sources.base import Array8
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 import sd_aanet
 from sd_aanet.data.episode_lists import digest
 from sd_aanet.data.episodes import EpisodeSpec
-from sd_aanet.data.source import ImageSource
-from sd_aanet.evaluation.metrics import class_iou, class_sums, figures
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.evaluation.statistics import spread
 from sd_aanet.files import written_whole
+from sd_aanet.metrics import class_iou, class_sums, figures
 
 Result = dict[str, Any]
 COUNTS = ("intersection", "union", "background_intersection", "background_union", "object")

@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 
 from sd_aanet.checkpoint import load_module
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
+from sd_aanet.evaluation.leakage import seen_classes
 from sd_aanet.evaluation.results import Result, table, write_result
-from sd_aanet.evaluation.seen import seen_classes
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers

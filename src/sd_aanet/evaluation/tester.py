@@ -15,9 +15,9 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation.loading import LabelledPictures
-from sd_aanet.evaluation.metrics import episode_counts
 from sd_aanet.evaluation.plan import Job, Step
 from sd_aanet.memory import GIGABYTE, KINDS, FeatureMemory
+from sd_aanet.metrics import episode_counts
 from sd_aanet.models.base import Features, Queries, Supports
 from sd_aanet.models.functional import resize
 from sd_aanet.models.prior import prior_masks

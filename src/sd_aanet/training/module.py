@@ -13,8 +13,8 @@ from torch import Tensor
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import ConfigError
-from sd_aanet.evaluation.metrics import FewShotIoU
 from sd_aanet.memory import GIGABYTE, FeatureMemory
+from sd_aanet.metrics import FewShotIoU
 from sd_aanet.models import build_network
 from sd_aanet.training.losses import LossTerms, SDAANetLoss
 

@@ -57,7 +57,7 @@ def _parser() -> Parser:
 
 
 def _pascal5i(given: argparse.Namespace) -> None:
-    from sd_aanet.data.download import download
+    from sd_aanet.data.prepare.download import download
     from sd_aanet.data.prepare.pascal5i import build
 
     voc, sbd = given.voc, given.sbd
@@ -71,8 +71,8 @@ def _pascal5i(given: argparse.Namespace) -> None:
 
 
 def _coco20i(given: argparse.Namespace) -> None:
-    from sd_aanet.data.download import download
     from sd_aanet.data.prepare.coco20i import build, found_in
+    from sd_aanet.data.prepare.download import download
 
     if given.annotations and given.images:
         build(given.annotations, given.images, given.out, given.png)

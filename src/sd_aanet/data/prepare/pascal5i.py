@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sd_aanet.data.pascal5i import CLASSES, read_ids
 from sd_aanet.data.prepare import SPLITS
 from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
 from sd_aanet.data.reading import read_all
-from sd_aanet.data.source import Array8, check_same_size, image_size, read_label
+from sd_aanet.data.sources.base import Array8, check_same_size, image_size, read_label
+from sd_aanet.data.sources.pascal5i import CLASSES, read_ids
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
