@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sd_aanet import cli
 from sd_aanet.checkpoint import save_module
@@ -119,6 +119,23 @@ def test_other_precisions(config: dict[str, Any], precision: str, monkeypatch: p
     assert torch.backends.cudnn.allow_tf32 is False
 
 
+def test_queries_are_decoded_once_and_one_after_the_other(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = ImageFile.ImageFile.load_prepare
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load_prepare", lambda file: (decoded.append(Path(file.filename).name), decode(file))[1]
+    )
+    cut = tmp_path / "in/cut.jpg"
+    cut.write_bytes(save_picture(cut, 400, 600).read_bytes()[:-500])  # its header is whole
+    config["query"] += [str(cut)]
+    with pytest.raises(DataError, match=r"^image .*cut\.jpg cannot be read \(.*truncated.*: replace it or"):
+        run(config)
+    assert [name for name in decoded if not name.startswith("cat")] == ["dog.jpg", "cut.jpg"]
+    assert "dog_mask.png" in written(config["out"])
+
+
 def test_a_single_value_needs_no_list(config: dict[str, Any]) -> None:
     config |= {"query": config["query"][0], "support": config["support"][0]}
     run(config)
@@ -174,13 +191,13 @@ def bad_input(name: str, config: dict[str, Any], folder: Path) -> tuple[dict[str
         "no checkpoint": ({"checkpoint": None}, ConfigError, "checkpoint is empty"),
         "no pair": ({"support": [image]}, ConfigError, "is not a pair"),
         "half a pair": ({"support": [f"{image}:"]}, ConfigError, "is not a pair"),
-        "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png' does not exist"),
+        "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png does not exist"),
         "a mask of another size": ({"support": [f"{image}:{folder}/small.png"]}, DataError, "30x20"),
         "a mask of nothing": ({"support": [f"{image}:{folder}/void.png"]}, DataError, "no foreground"),
         "a colour mask": ({"support": [f"{image}:{folder}/red.png"]}, DataError, "holds colours"),
-        "a damaged support": ({"support": [f"{folder}/bad.jpg:{mask}"]}, DataError, "bad.jpg' cannot be read"),
-        "a damaged query": ({"query": [image, f"{folder}/bad.jpg"]}, DataError, "bad.jpg' cannot be read"),
-        "no such query": ({"query": [f"{folder}/none.jpg"]}, DataError, "none.jpg' does not exist"),
+        "a damaged support": ({"support": [f"{folder}/bad.jpg:{mask}"]}, DataError, "bad.jpg cannot be read"),
+        "a damaged query": ({"query": [image, f"{folder}/bad.jpg"]}, DataError, "bad.jpg cannot be read"),
+        "no such query": ({"query": [f"{folder}/none.jpg"]}, DataError, "none.jpg does not exist"),
         "an empty folder": ({"query": f"{folder}/empty"}, DataError, "empty' holds no picture"),
         "a class of no kind": ({"class_id": "cat"}, ConfigError, "class_id='cat'"),
         "a class that is not there": ({"class_id": 4}, DataError, "class_id=4"),
@@ -249,7 +266,9 @@ def test_the_command(
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, "query=[none.jpg]"])
     assert left.value.code == 2
-    assert capsys.readouterr().err.splitlines() == ["sd-aanet: 'none.jpg' does not exist: check the path"]
+    assert capsys.readouterr().err.splitlines() == [
+        "sd-aanet: image none.jpg does not exist: check the path, or the list that names it"
+    ]
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, f"query=[{config['query'][0]}]", "precision=half"])
     assert left.value.code == 2

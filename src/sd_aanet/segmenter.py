@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_aanet.checkpoint import load_module
-from sd_aanet.data.sources.base import Array8
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction, check_size
 from sd_aanet.errors import CheckpointError, ConfigError, DataError
-from sd_aanet.images import Mask, Picture, read_picture, read_support
+from sd_aanet.images import Array8, Mask, Picture, read_support
+from sd_aanet.images import read_image as read_picture
 from sd_aanet.models.base import Features, FewShotNetwork, Supports
 from sd_aanet.models.functional import resize
 from sd_aanet.precision import autocast, resolve_precision

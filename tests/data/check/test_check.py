@@ -156,8 +156,8 @@ def test_samples_show_classes_with_their_masks() -> None:
 
 
 DEFECTS = {
-    "missing picture": ("missing", "image {picture} does not exist: check the data set's folder and its lists"),
-    "missing mask": ("missing", "mask {mask} does not exist: check the data set's folder and its lists"),
+    "missing picture": ("missing", "image {picture} does not exist: check the path, or the list that names it"),
+    "missing mask": ("missing", "mask {mask} does not exist: check the path, or the list that names it"),
     "no picture": ("unreadable", "image {picture} cannot be read (it is no image)"),
     "no mask": ("unreadable", "mask {mask} cannot be read (it is no image)"),
     "truncated picture": ("unreadable", "image {picture} cannot be read (image file is truncated"),

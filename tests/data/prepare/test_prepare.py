@@ -23,10 +23,10 @@ from PIL import Image
 from commands import ran, refused, run
 from sd_aanet.data.prepare import making
 from sd_aanet.data.prepare.download import ARCHIVES, Archive
-from sd_aanet.data.sources.base import read_label
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.coco20i import Coco20i
 from sd_aanet.data.sources.pascal5i import Pascal5i
+from sd_aanet.images import read_label
 
 TRAIN = ("2007_000032", "2007_000039", "2008_000003", "2010_000001")
 IDS = (4, 1, 8, *range(100, 177))

@@ -7,9 +7,9 @@ import pytest
 from fake_voc import Voc
 from PIL import Image
 
-from sd_aanet.data.sources.base import read_image, read_label
 from sd_aanet.data.sources.pascal5i import CLASSES, Pascal5i
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.images import read_image, read_label
 
 # Images of each class in both lists, as the folder's own README counts them.
 VOC924_IMAGES = (67, 56, 77, 56, 55, 50, 85, 77, 77, 35, 26, 79, 43, 58, 176, 57, 39, 51, 34, 51)

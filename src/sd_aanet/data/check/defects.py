@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_aanet.data.reading import read_all
-from sd_aanet.data.sources.base import Array8, ImageSource
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
+from sd_aanet.images import Array8
 
 ERRORS = {
     "missing": "files that are missing",

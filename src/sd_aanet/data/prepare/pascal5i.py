@@ -12,11 +12,11 @@ import numpy as np
 from sd_aanet.data.prepare import SPLITS
 from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
 from sd_aanet.data.reading import read_all
-from sd_aanet.data.sources.base import Array8, check_same_size, image_size, read_label
 from sd_aanet.data.sources.pascal5i import CLASSES, read_ids
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
+from sd_aanet.images import Array8, check_same_size, image_size, read_label
 
 MASKS = "SegmentationClassAug"
 LISTS = Path("ImageSets", "Segmentation")
@@ -151,7 +151,7 @@ def _write_masks(names: list[str], voc: Path, sbd: Path, folder: Path) -> None:
 def _write_mask(jobs: list[_Job], i: int) -> None:
     picture, source, mask = jobs[i]
     label = read_label(source) if source.suffix == ".png" else read_sbd(source)
-    check_same_size(picture, image_size(picture), source, label.shape)
+    check_same_size(picture, image_size(picture, upright=False), source, label.shape)
     strange = label[(label > len(CLASSES)) & (label != IGNORE)]
     if strange.size:
         raise DataError(

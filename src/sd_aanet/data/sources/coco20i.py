@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_aanet.data.folds import arranged
-from sd_aanet.data.sources.base import Array8, Split, read_label
+from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.labelled import LabelMapSource
 from sd_aanet.errors import DataError
+from sd_aanet.images import Array8, read_label
 
 CLASSES = 80
 YEARS = ("", "2014", "2017")

@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sd_aanet.data import folds as folds_of
-from sd_aanet.data.sources.base import Array8, Split
+from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.labelled import LabelMapSource
 from sd_aanet.data.sources.layouts import open_layout
 from sd_aanet.data.sources.listing import by_last_part, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.images import Array8
 
 
 class Folder(LabelMapSource):

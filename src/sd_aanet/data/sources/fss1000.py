@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_aanet.data.folds import shuffled
-from sd_aanet.data.sources.base import Array8, Split, check_same_size, image_size, read_image, read_mask
+from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.index import IndexedSource
 from sd_aanet.data.sources.listing import composed, files_below, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.images import Array8, check_same_size, image_size, read_image, read_mask
 
 LISTS = {"train": ("train.txt", "trn.txt"), "val": ("val.txt",), "test": ("test.txt",)}
 """The names that lists of classes have, by stage."""
@@ -70,13 +71,13 @@ class Fss1000(IndexedSource):
         return f"{self.classes[own - 1]}/{path.stem}"
 
     def image(self, i: int) -> Array8:
-        return read_image(self._pictures[i][1])
+        return read_image(self._pictures[i][1], upright=False)
 
     def mask(self, i: int, class_id: int) -> Array8:
         own, picture = self._pictures[i]
         path = picture.with_suffix(MASK)
         mask = read_mask(path)
-        check_same_size(picture, image_size(picture), path, mask.shape)
+        check_same_size(picture, image_size(picture, upright=False), path, mask.shape)
         return mask if class_id == own else np.zeros_like(mask)
 
     def count(self, i: int) -> NDArray[np.int64]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_aanet.data.sources.base import Array8, check_same_size, image_size, read_image, read_label
 from sd_aanet.data.sources.index import IndexedSource
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
+from sd_aanet.images import Array8, check_same_size, image_size, read_image, read_label
 
 
 class LabelMapSource(IndexedSource):
@@ -35,7 +35,7 @@ class LabelMapSource(IndexedSource):
         """The label map as stored, uint8 (H, W).
 
         Raises:
-            DataError: see `source.read_label`.
+            DataError: see `images.read_label`.
         """
         return read_label(self.label_file(i))
 
@@ -43,7 +43,7 @@ class LabelMapSource(IndexedSource):
         return [self.label_file(i) for i in range(len(self))]
 
     def image(self, i: int) -> Array8:
-        return read_image(self.image_file(i), self.upright)
+        return read_image(self.image_file(i), upright=self.upright)
 
     def label(self, i: int) -> Array8:
         """The class of every pixel, uint8 (H, W), of the image's size (of which only the header is read).

@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from sd_aanet.data.sources.base import SUFFIXES, Array8, Split, read_label
+from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.listing import by_last_part, composed, files_below, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
+from sd_aanet.images import SUFFIXES, Array8, read_label
 
 LAYOUT = "images/, masks/ and classes.txt, or pictures and one annotations file in COCO's format (*.json)"
 ROBOFLOW: dict[Split, str] = {"train": "train/", "val": "valid/"}

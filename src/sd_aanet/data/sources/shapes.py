@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from sd_aanet.data.sources.base import Array8, ImageSource, Split
+from sd_aanet.data.sources.base import ImageSource, Split
 from sd_aanet.data.sources.patterns import (
     Contour,
     Floats,
@@ -46,6 +46,7 @@ from sd_aanet.data.sources.patterns import (
     zigzag,
 )
 from sd_aanet.errors import ConfigError
+from sd_aanet.images import Array8
 
 FOLDS: Final[tuple[tuple[tuple[Texture, Outline], ...], ...]] = (
     ((striped, star), (checked, ring), (dotted, cross), (shaded, gear), (woven, crescent)),
