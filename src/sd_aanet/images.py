@@ -237,7 +237,7 @@ def _opened(
     except FileNotFoundError:
         raise DataError(f"{name} does not exist: check the path, or the list that names it", "missing") from None
     except _DAMAGED as error:
-        problem = "it is no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        problem = "it is not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise DataError(
             f"{name} cannot be read ({problem}), expected a whole image file: replace it or leave it out",
             defect="unreadable",

@@ -229,7 +229,7 @@ def test_settings_that_cannot_work(voc: Voc, settings: dict[str, Any], message: 
 
 
 def test_data_that_cannot_work(voc: Voc, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^dataset root .*nowhere is no folder"):
+    with pytest.raises(DataError, match=r"^dataset root .*nowhere is not a folder"):
         module(tmp_path / "nowhere").setup()
     message = r"^shot=3 needs 4 images of every class.*aeroplane \(3\), bicycle \(3\), bird \(3\)"
     with pytest.raises(DataError, match=message):

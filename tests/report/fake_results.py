@@ -40,7 +40,7 @@ def novel(dataset: str, fold: int) -> dict[int, str]:
     return {c: names[c - 1] for c in ids}
 
 
-def make_job(
+def make_run(
     folder: Path,
     fold: int = 0,
     shot: int = 1,
@@ -73,6 +73,7 @@ def make_job(
     resolutions = {"original": 1, "squashed": 2} if also else {"original": 1}
     rows = {name: _rows(random, name, side, seeds, episodes, classes, skill) for name, side in resolutions.items()}
     training = {"dataset": dataset, "fold": fold, "shot": train_shot or shot, "seed": train_seed, "steps": steps}
+    training |= {"select_on": "base", "classes": {"train": [], "val": []}}
     if train_seed is None:
         training = None
     result: dict[str, Any] = {
@@ -81,7 +82,8 @@ def make_job(
         "episodes": episodes * len(seeds),
         "checkpoint": None if train_seed is None else str(folder / "checkpoints/best.ckpt"),
         "protocol": {
-            **{"protocol": "strict", "dataset": dataset, "fold": fold, "test_shot": shot, "episodes": episodes},
+            **{"protocol": "strict", "dataset": dataset, "fold": fold, "folds": 4, "test_shot": shot},
+            **{"episodes": episodes, "episodes_file": None},
             **{
                 "seeds": len(seeds),
                 "seed": seeds[0],
@@ -125,7 +127,7 @@ def make_sweep(
     """A job for each fold, shot and seed of a training, in folders as a sweep names them."""
     jobs = [(fold, shot, seed) for fold in folds for shot in shots for seed in train_seeds]
     return {
-        (fold, shot, seed): make_job(
+        (fold, shot, seed): make_run(
             folder / f"{number}_fold{fold}_shot{shot}_seed{seed}", fold=fold, shot=shot, train_seed=seed, **more
         )
         for number, (fold, shot, seed) in enumerate(jobs)
@@ -183,13 +185,13 @@ def _rows(
 
 def _scores(rows: Sequence[Row], seeds: Sequence[int]) -> dict[str, Any]:
     each = [_of_seed([row for row in rows if row[1] == seed], seed) for seed in seeds]
-    figures = ("miou", "fb_iou", "foreground_iou", "background_iou")
+    names = ("miou", "fb_iou", "foreground_iou", "background_iou")
     spread: dict[str, Any] | None = None
     if len(seeds) > 1:  # nothing reads it: the interval is not Student's
-        sd = {name: float(np.std([seed[name] for seed in each], ddof=1)) for name in figures}
+        sd = {name: float(np.std([seed[name] for seed in each], ddof=1)) for name in names}
         spread = {name: {"sd": value, "interval": [0.0, 1.0]} for name, value in sd.items()}
     return {
-        **{name: float(np.mean([seed[name] for seed in each])) for name in figures},
+        **{name: float(np.mean([seed[name] for seed in each])) for name in names},
         "spread": spread,
         "classes": {
             name: {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_results import make_job
+from fake_results import make_run
 
 from commands import nothing_left, ran, refused, run
 
@@ -18,7 +18,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def two(**switches: Any) -> None:
     """The folders a and b of one result, of which b says other switches of the protocol."""
-    result = make_job(Path("a"))
+    result = make_run(Path("a"))
     shutil.copytree("a", "b")
     result["protocol"] |= switches
     Path("b/result.json").write_text(json.dumps(result))
@@ -32,19 +32,19 @@ def test_boundaries_that_count_are_not_compared_with_ignored_ones() -> None:
 def test_any_other_switch_that_differs_is_named() -> None:
     two(size=321, scales=[0.8, 1.0], seed=7, test_seed=7)
     done = ran("compare", "a", "b", "--out", "difference.json")
-    named = [line for line in done.out.splitlines() if line.startswith("not of the network alone: ")]
+    named = [line for line in done.out.splitlines() if line.startswith("not only the network differs: ")]
     assert [line.partition(": ")[2] for line in named] == [
         "size is 225 in A, 321 in B",
         "scales is [1.0] in A, [0.8, 1.0] in B",
     ]
     (entry,) = json.loads(Path("difference.json").read_text())
     assert entry["switches"] == {"size": [225, 321], "scales": [[1.0], [0.8, 1.0]]}
-    assert "not of the network" not in ran("compare", "a", "a").out
+    assert "not only the network" not in ran("compare", "a", "a").out
 
 
 def test_both_resolutions_are_compared_at_the_first() -> None:
     two(resolution="both")
-    assert "not of the network" not in ran("compare", "a", "b").out
+    assert "not only the network" not in ran("compare", "a", "b").out
 
 
 SPOILT = {
@@ -70,7 +70,7 @@ def test_results_without_what_they_are_of(key: str) -> None:
     result = json.loads(Path("b/result.json").read_text())
     del result["protocol"][key]
     Path("b/result.json").write_text(json.dumps(result))
-    refused(run("compare", "a", "b"), "'b/result.json' is no result", key)
+    refused(run("compare", "a", "b"), "'b/result.json' is not a result", key)
 
 
 def test_results_without_episodes() -> None:

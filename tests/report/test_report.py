@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from fake_results import make_job, make_sweep
+from fake_results import make_run, make_sweep
 from PIL import Image
 
 from commands import Done, nothing_left, ran, refused, run
@@ -92,9 +92,9 @@ def test_other_protocols_are_rows_of_their_own() -> None:
 
 
 def test_a_job_of_both_resolutions_joins_those_of_one() -> None:
-    both = make_job(Path("sweep/0"), fold=0, also=True)
-    make_job(Path("sweep/1"), fold=1)
-    make_job(Path("sweep/2"), fold=2, protocol={"resolution": "squashed"})
+    both = make_run(Path("sweep/0"), fold=0, also=True)
+    make_run(Path("sweep/1"), fold=1)
+    make_run(Path("sweep/2"), fold=2, protocol={"resolution": "squashed"})
     _, lines = reported()
     original, squashed = measured(lines)
     assert [line["mean"].split(" ", 1)[1] for line in (original, squashed)] == ["(2 of 4 folds)"] * 2
@@ -107,7 +107,7 @@ def test_a_job_of_both_resolutions_joins_those_of_one() -> None:
 def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None:
     for fold, arrangement in enumerate(("interleaved", "contiguous")):
         source = {"arrangement": arrangement, "folds": 4}
-        make_job(Path(f"sweep/{fold}"), fold=fold, dataset="coco20i", protocol={"source": source, "folds": 4})
+        make_run(Path(f"sweep/{fold}"), fold=fold, dataset="coco20i", protocol={"source": source, "folds": 4})
     done, lines = reported()
     assert len(measured(lines)) == 2
     for arrangement in ("interleaved", "contiguous"):
@@ -117,7 +117,7 @@ def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None
 @pytest.mark.parametrize(("select_on", "marked"), [("base", ["aeroplane", "car"]), ("none", ["car"])])
 def test_tests_on_seen_classes_are_marked(select_on: str, marked: list[str]) -> None:
     for fold in range(3):
-        result = make_job(Path(f"sweep/{fold}"), fold=fold)
+        result = make_run(Path(f"sweep/{fold}"), fold=fold)
         assert len(result["protocol"]["classes"]["test"]) == 5
         result["training"] |= {"select_on": select_on, "classes": {"train": ["car"], "val": ["aeroplane"]}}
         Path(f"sweep/{fold}/result.json").write_text(json.dumps(result))
@@ -126,15 +126,8 @@ def test_tests_on_seen_classes_are_marked(select_on: str, marked: list[str]) -> 
     assert len(labels) == 2
     assert sum("CAUTION: has seen tested classes" in label for label in labels) == 1
     for name in ("aeroplane", "car"):
-        said = f"has seen 1 of 5 tested classes ({name}) in training: that is no few-shot segmentation"
+        said = f"has seen 1 of 5 tested classes ({name}) in training: these are not few-shot results"
         assert (said in done.out) == (name in marked)
-
-
-def test_of_older_trainings_the_fold_tells() -> None:
-    result = make_job(Path("sweep/0"), fold=0)
-    Path("sweep/0/result.json").write_text(json.dumps(result | {"training": result["training"] | {"fold": 3}}))
-    done, _ = reported()
-    assert "CAUTION: 0 has seen tested classes (it was trained for fold 3) in training" in done.out
 
 
 def test_the_fields_figures_stand_beside_with_a_caution_and_without_folds() -> None:
@@ -211,8 +204,8 @@ def test_failures_of_sweeps_at_any_depth_are_listed() -> None:
     for sweep, name in (("one", "fold0_shot9"), ("two/more", "fold0_shot9"), ("two", "fold1_shot9")):
         Path("sweeps", sweep, "failures").mkdir(parents=True)
         Path("sweeps", sweep, "failures", f"{name}.txt").write_text("too few images")
-    refused(run("report", "sweeps"), "holds no result.json, at any depth (3 failed jobs)")
-    make_job(Path("sweeps/one/fold0_shot1"))
+    refused(run("report", "sweeps"), "holds no result.json at any depth (3 failed jobs)")
+    make_run(Path("sweeps/one/fold0_shot1"))
     done, _ = reported("sweeps")
     assert "failed jobs: 3" in done.out
     page = Path("sweeps/report/report.html").read_text()
@@ -221,13 +214,13 @@ def test_failures_of_sweeps_at_any_depth_are_listed() -> None:
 
 
 def test_a_report_that_is_repeated_leaves_no_plot_of_the_one_before() -> None:
-    make_job(Path("sweep/job"), dataset="pascal5i")
+    make_run(Path("sweep/job"), dataset="pascal5i")
     reported()
     figures = Path("sweep/report/figures")
     assert (figures / "classes_pascal5i.svg").is_file()
     (figures / "notes.txt").write_text("not of a report")
     shutil.rmtree("sweep/job")
-    make_job(Path("sweep/job"), dataset="coco20i")
+    make_run(Path("sweep/job"), dataset="coco20i")
     reported()
     names = {path.name for path in figures.iterdir()}
     assert "classes_coco20i.svg" in names
@@ -253,13 +246,13 @@ def test_plots_are_whole_in_both_formats_and_repeat() -> None:
 
 
 def test_what_is_missing_leaves_its_plot_out_and_says_so() -> None:
-    make_job(Path("sweep/job"), companions=False)
+    make_run(Path("sweep/job"), companions=False)
     done, _ = reported()
-    assert "no job has an episodes.csv" in done.out
-    assert "no job has a metrics.csv" in done.out
+    assert "no run has an episodes.csv" in done.out
+    assert "no run has a metrics.csv" in done.out
     names = {path.stem for path in Path("sweep/report/figures").iterdir()}
     assert names
-    assert "no job has an episodes.csv" in Path("sweep/report/report.html").read_text()
+    assert "no run has an episodes.csv" in Path("sweep/report/report.html").read_text()
 
 
 def test_a_real_evaluation_is_reported() -> None:
@@ -280,11 +273,11 @@ def test_a_real_evaluation_is_reported() -> None:
 
 
 def spoil(kind: str) -> None:
-    result: dict[str, Any] = make_job(Path("sweep/job"))
+    result: dict[str, Any] = make_run(Path("sweep/job"))
     path = Path("sweep/job/result.json")
     if kind == "json":
         path.write_text("{")
-    elif kind == "old":
+    elif kind == "parts":
         del result["seeds"]
         path.write_text(json.dumps(result))
     elif kind == "foreign":
@@ -298,8 +291,8 @@ def spoil(kind: str) -> None:
 
 BAD = {
     "json": ("result.json' is not readable JSON", "evaluate again"),
-    "old": ("older version", "evaluate again"),
-    "foreign": ("is no result",),
+    "parts": ("is not a result", "'seeds'", "evaluate again"),
+    "foreign": ("is not a result",),
     "csv": ("episodes.csv'", "evaluate again"),
     "npz": ("prototypes.npz'", "evaluate again"),
 }
@@ -317,5 +310,5 @@ def test_folders_without_results() -> None:
     Path("empty").mkdir()
     with nothing_left():
         refused(run("report", "empty"), "holds no result.json")
-    make_job(Path("sweep/job"))
+    make_run(Path("sweep/job"))
     refused(run("report", "sweep", "--out", "/proc/no/such"), "/proc/no/such")

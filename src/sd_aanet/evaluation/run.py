@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from sd_aanet.checkpoint import load_module
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
-from sd_aanet.evaluation.leakage import seen_classes
+from sd_aanet.evaluation.leakage import leaked_classes
 from sd_aanet.evaluation.results import Result, table, write_result
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
@@ -57,11 +57,8 @@ def run(config: dict[str, Any]) -> Result:
         pl.seed_everything(config["seed"], verbose=False)
         classes = len(data.source("val").classes)
         module = build_module(config, classes, {"size": size, "resize": resize}).eval()
-    if seen := seen_classes(module.hparams.get("training") or {}, data.describe()):
-        logger.warning(
-            "CAUTION: this checkpoint has seen %s in training: the figures below are none of few-shot segmentation",
-            seen,
-        )
+    if leaked := leaked_classes(module.hparams.get("training") or {}, data.describe()):
+        logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
     out = Path(config["out"])
     with results_in(out):
         memory = (config["remember_gb"], config["remember_dir"])

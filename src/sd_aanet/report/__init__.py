@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from sd_aanet.arguments import Parser
 from sd_aanet.files import results_in, written_whole
-from sd_aanet.report.collect import read_failures, read_jobs
+from sd_aanet.report.collect import read_failures, read_runs
 from sd_aanet.report.curves import learning_curves, loss_curves
 from sd_aanet.report.figures import by_size, class_bars, prototypes
 from sd_aanet.report.page import page
@@ -19,13 +19,13 @@ from sd_aanet.report.table import WRITERS, as_text, build_table
 
 PLOTS: tuple[tuple[Callable[[Sequence[Row]], Iterator[Plot]], str], ...] = (
     (class_bars, "IoU of each class: no result names a class."),
-    (by_size, "IoU against the size of the object: no job has an episodes.csv."),
+    (by_size, "IoU against the size of the object: no run has an episodes.csv."),
     (
         learning_curves,
-        "Validation over the training: no job has a metrics.csv with a validation (select_on=none has none).",
+        "Validation over the training: no run has a metrics.csv with a validation (select_on=none has none).",
     ),
-    (loss_curves, "Losses over the training: no job has a metrics.csv with losses."),
-    (prototypes, "Prototypes by t-SNE: no job has a prototypes.npz of ten prototypes or more."),
+    (loss_curves, "Losses over the training: no run has a metrics.csv with losses."),
+    (prototypes, "Prototypes by t-SNE: no run has a prototypes.npz of ten prototypes or more."),
 )
 """Every plot, and what it means that it is not there."""
 
@@ -38,18 +38,18 @@ def main(argv: list[str]) -> int:
         ConfigError: no such argument, or an output folder that cannot be written.
     """
     parser = Parser("sd-aanet report", description="Tables, plots and a page of all results in a folder.")
-    parser.add_argument("folder", type=Path, help="of a sweep, of trainings or of evaluations; searched at any depth")
+    parser.add_argument("folder", type=Path, help="of a sweep, a training or an evaluation; searched at any depth")
     parser.add_argument("--out", type=Path, help="where the report goes (default: FOLDER/report)")
     arguments = parser.parse_args(argv)
     folder: Path = arguments.folder
     out: Path = arguments.out or folder / "report"
-    jobs, failures = read_jobs(folder), read_failures(folder)
-    rows, remarks = build_rows(jobs)
+    runs, failures = read_runs(folder), read_failures(folder)
+    rows, remarks = build_rows(runs)
     table = build_table(rows, remarks)
     plots, absent = draw(rows)
     title = f"Few-shot segmentation: {folder.resolve().name}"
     texts = {name: writer(table) for name, writer in WRITERS.items()}
-    texts["report.html"] = page(title, table, plots, absent, jobs, failures)
+    texts["report.html"] = page(title, table, plots, absent, runs, failures)
     files: dict[str, bytes] = {name: text.encode() for name, text in texts.items()}
     for plot in plots:
         files |= {f"figures/{plot.name}.svg": plot.svg, f"figures/{plot.name}.png": plot.png}
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 
 def draw(rows: Sequence[Row]) -> tuple[list[Plot], list[str]]:
-    """Every plot that the rows' jobs allow, and why others are not there."""
+    """Every plot that the rows' runs allow, and why others are not there."""
     plots, absent = [], []
     with style():
         for draw_all, reason in tqdm(PLOTS, desc="drawing", unit="plot", leave=False, disable=None):

@@ -1,4 +1,4 @@
-"""The results in a folder: every result.json at any depth, checked, and what a job left beside it."""
+"""The results in a folder: every result.json at any depth, checked, and what a run left beside it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from sd_aanet.errors import DataError
-from sd_aanet.evaluation.leakage import seen_classes
+from sd_aanet.evaluation.leakage import leaked_classes
 from sd_aanet.training.plots import Series, read_metrics
 
 Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
-FIGURES = ("miou", "fb_iou")
+SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
 RECIPE = (
     *("lr", "batch_size", "momentum", "weight_decay", "power", "gradient_clip", "early_stopping"),
@@ -29,32 +29,35 @@ RECIPE = (
     *("model.loss.detach_teacher", "model.loss.teacher"),
 )
 """What a training's config.yaml has that sets it apart from others and that its result does not name."""
+NEEDED = ("checkpoint", "episodes", "precision", "seconds", "versions")
+NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed")
+"""What a result has beside its scores, its network and its training."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
 def fold_name(fold: int) -> str:
-    """What a fold is called, see `Job.fold`."""
+    """What a fold is called, see `Run.fold`."""
     return "no fold" if fold < 0 else f"fold {fold}"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one job at one resolution, in [0, 1].
+    """Scores of one run at one resolution, in [0, 1].
 
     Attributes:
-        figures: "miou" and "fb_iou", means over the evaluation seeds.
+        means: "miou" and "fb_iou", means over the evaluation seeds.
         seeds: the same for each evaluation seed.
         classes: IoU of each class by name.
     """
 
-    figures: Mapping[str, float]
+    means: Mapping[str, float]
     seeds: Mapping[int, Mapping[str, float]]
     classes: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Test episodes of one job at its headline resolution: int64 arrays (N,), in pixels but for `seed` and `class_id`.
+    """Test episodes of one run at its headline resolution: int64 arrays (N,), in pixels but for `seed` and `class_id`.
 
     Attributes:
         seed: of the list that each is of.
@@ -73,15 +76,15 @@ class Episodes:
 
 
 @dataclass(frozen=True)
-class Job:
+class Run:
     """One training or evaluation.
 
     Attributes:
         name: its folder, from the folder that was searched.
         folder: its folder.
         result: all of result.json.
-        headline: figures at `resolution`.
-        also: figures at further resolutions.
+        headline: scores at `resolution`.
+        also: scores at further resolutions.
         recipe: those of `RECIPE` that are known.
         episodes: its test episodes; None without episodes.csv.
         prototypes: (N, C) float32 of test episodes, and their class ids (N,); None without prototypes.npz.
@@ -111,12 +114,12 @@ class Job:
     @property
     def training(self) -> Settings:
         """Settings and classes of the training; empty where there was none, or none is known."""
-        return dict(self.result.get("training") or {})
+        return dict(self.result["training"] or {})
 
     @property
-    def seen(self) -> str:
-        """The tested classes that its training has seen, see `seen_classes`."""
-        return seen_classes(self.training, self.protocol)
+    def leaked(self) -> str:
+        """The tested classes that its training has seen, see `leaked_classes`."""
+        return leaked_classes(self.training, self.protocol)
 
     @property
     def dataset(self) -> str:
@@ -146,35 +149,35 @@ class Job:
         return {int(seed["seed"]): str(seed["episodes"]) for seed in self.result["seeds"]}
 
 
-def read_jobs(folder: Path) -> list[Job]:
-    """Every job with a result under a folder, with what stands beside it, ordered by path.
+def read_runs(folder: Path) -> list[Run]:
+    """Every run with a result under a folder, with what stands beside it, ordered by path.
 
     Raises:
         DataError: no such folder, no result in it, or a file in it that is damaged or none of ours.
     """
     if not folder.is_dir():
-        raise DataError(f"folder '{folder}' does not exist: give that of a sweep, of trainings or of evaluations")
+        raise DataError(f"folder '{folder}' does not exist: give the folder of a sweep, a training or an evaluation")
     paths = sorted(folder.rglob("result.json"))
     if not paths:
         failed = len(read_failures(folder))
         why = f" ({failed} failed jobs)" if failed else ""
         raise DataError(
-            f"folder '{folder}' holds no result.json, at any depth{why}: give that of a sweep, of trainings or of "
-            "evaluations that have come to their end"
+            f"folder '{folder}' holds no result.json at any depth{why}: give the folder of a sweep, a training or "
+            "an evaluation that has finished"
         )
-    jobs = [read_job(path, folder) for path in paths]
+    runs = [read_run(path, folder) for path in paths]
     return [
-        replace(job, episodes=read_episodes(job), prototypes=_read_prototypes(job), curves=_read_curves(job))
-        for job in tqdm(jobs, desc="reading", unit="job", leave=False, disable=None)
+        replace(run, episodes=read_episodes(run), prototypes=_read_prototypes(run), curves=_read_curves(run))
+        for run in tqdm(runs, desc="reading", unit="run", leave=False, disable=None)
     ]
 
 
-def read_job(path: Path, root: Path) -> Job:
+def read_run(path: Path, root: Path) -> Run:
     """A result.json, checked, without what stands beside it.
 
     Args:
         path: of the file.
-        root: the folder that the job is named from.
+        root: the folder that the run is named from.
 
     Raises:
         DataError: the file is damaged or none of ours.
@@ -183,43 +186,35 @@ def read_job(path: Path, root: Path) -> Job:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"'{path}' is not readable JSON ({error}): {AGAIN}") from None
-    if isinstance(result, dict) and {"miou", "protocol"} <= set(result) and "seeds" not in result:
-        raise DataError(f"'{path}' has no 'seeds', it was written by an older version: {AGAIN}")
     try:
         headline = _scores(result)
-        also = {str(name): _scores(scores) for name, scores in result.get("also", {}).items()}
-        job = Job(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
-        known: list[object] = [
-            job.dataset,
-            job.shot,
-            job.resolution,
-            job.network["method"],
-            job.network["backbone"],
-            job.lists,
-            job.seen,
-        ]
-        known += (int(job.training["seed"]), int(job.training["shot"])) if job.training else ()
-        if job.fold < 0 and job.protocol["fold"] is not None:
-            raise ValueError(f"fold {job.fold}")
+        also = {str(name): _scores(scores) for name, scores in result["also"].items()}
+        run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
+        known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
+        known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
+        known += [run.network["method"], run.network["backbone"]]
+        known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
+        if run.fold < 0 and run.protocol["fold"] is not None:
+            raise ValueError(f"fold {run.fold}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"'{path}' is no result of sd-aanet evaluate or train ({what}): move it away, or {AGAIN}"
+            f"'{path}' is not a result of sd-aanet evaluate or train ({what}): move it away, or {AGAIN}"
         ) from None
-    return job
+    return run
 
 
 def _scores(values: Settings) -> Scores:
     return Scores(
-        {name: float(values[name]) for name in FIGURES},
-        {int(seed["seed"]): {name: float(seed[name]) for name in FIGURES} for seed in values["seeds"]},
+        {name: float(values[name]) for name in SCORES},
+        {int(seed["seed"]): {name: float(seed[name]) for name in SCORES} for seed in values["seeds"]},
         {str(name): float(entry["iou"]) for name, entry in values["classes"].items()},
     )
 
 
 def _recipe(path: Path, result: Settings) -> Settings:
-    """The recipe from the training's config.yaml: the job's own, or that beside the checkpoint it evaluated."""
-    checkpoint = result.get("checkpoint")
+    """The recipe from the training's config.yaml: the run's own, or that beside the checkpoint it evaluated."""
+    checkpoint = result["checkpoint"]
     places = [path.parent, *([Path(checkpoint).parent.parent] if checkpoint else [])]
     for config in (place / "config.yaml" for place in places):
         if config.is_file():
@@ -241,28 +236,28 @@ def read_failures(folder: Path) -> dict[str, str]:
     }
 
 
-def read_episodes(job: Job) -> Episodes | None:
+def read_episodes(run: Run) -> Episodes | None:
     """What episodes.csv beside a result holds; None where it is not there.
 
     Raises:
         DataError: the file is damaged, or does not have as many episodes as the result.
     """
-    path = job.folder / "episodes.csv"
+    path = run.folder / "episodes.csv"
     if not path.is_file():
         return None
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
         columns = dict(zip(header, zip(*lines, strict=True), strict=True))
-        kept = ~np.isin(columns["resolution"], list(job.also))
+        kept = ~np.isin(columns["resolution"], list(run.also))
         counts = {name: np.array(columns[name]).astype(np.int64)[kept] for name in COUNTS}
         names = dict(zip(counts["class_id"].tolist(), np.array(columns["class"])[kept].tolist(), strict=True))
     except (OSError, ValueError, KeyError, csv.Error) as error:
         what = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
-    if len(counts["union"]) != job.result.get("episodes"):
+    if len(counts["union"]) != run.result["episodes"]:
         raise DataError(
-            f"'{path}' holds {len(counts['union'])} episodes, expected the {job.result.get('episodes')} of result.json "
+            f"'{path}' holds {len(counts['union'])} episodes, expected the {run.result['episodes']} of result.json "
             f"beside it: {AGAIN}"
         )
     area = counts["union"] + counts["background_intersection"]
@@ -272,8 +267,8 @@ def read_episodes(job: Job) -> Episodes | None:
     return Episodes(seed, class_id, intersection, union, area, true, names)
 
 
-def _read_prototypes(job: Job) -> Prototypes | None:
-    path = job.folder / "prototypes.npz"
+def _read_prototypes(run: Run) -> Prototypes | None:
+    path = run.folder / "prototypes.npz"
     if not path.is_file():
         return None
     try:
@@ -287,11 +282,11 @@ def _read_prototypes(job: Job) -> Prototypes | None:
     return prototype[finite], class_id[finite]
 
 
-def _read_curves(job: Job) -> Series:
+def _read_curves(run: Run) -> Series:
     try:
-        return read_metrics(job.folder)
+        return read_metrics(run.folder)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(
-            f"'{job.folder / 'logs'}' has a metrics.csv that cannot be read to its end ({error}): move it away to do "
+            f"'{run.folder / 'logs'}' has a metrics.csv that cannot be read to its end ({error}): move it away to do "
             "without its curves"
         ) from None

@@ -15,7 +15,7 @@ from sd_aanet.arguments import Parser
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.statistics import interval, mean_iou, paired_differences
 from sd_aanet.files import written_out
-from sd_aanet.report.collect import AGAIN, Job, fold_name, read_episodes, read_job
+from sd_aanet.report.collect import AGAIN, Run, fold_name, read_episodes, read_run
 from sd_aanet.report.rows import switches
 
 Key = tuple[str, ...]
@@ -41,20 +41,20 @@ class Difference:
     def __str__(self) -> str:
         low, high = interval(self.resamples)
         clear = "" if low <= 0 <= high else " *"
-        figures = f"{100 * self.a:>8.2f}{100 * self.b:>8.2f}{100 * (self.b - self.a):>+9.2f}"
-        return f"{figures}   [{100 * low:+.2f}, {100 * high:+.2f}]{clear}"
+        scores = f"{100 * self.a:>8.2f}{100 * self.b:>8.2f}{100 * (self.b - self.a):>+9.2f}"
+        return f"{scores}   [{100 * low:+.2f}, {100 * high:+.2f}]{clear}"
 
 
 def main(argv: list[str]) -> int:
     """Print a line for each pair of results, and one for their mean."""
     parser = Parser("sd-aanet compare", description=f"{__doc__} Each is a result.json, or a folder that holds some.")
     parser.add_argument("a", type=Path, help="the one, such as runs/sweeps/baseline")
-    parser.add_argument("b", type=Path, help="the other; its figures less those of the first are the difference")
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures, too")
+    parser.add_argument("b", type=Path, help="the other; the difference is its scores minus those of the first")
+    parser.add_argument("--out", type=Path, help="a JSON file that the differences are written to as well")
     given = parser.parse_args(argv)
     differences = compare(given.a, given.b)
     width = max(len(_name(key)) for key in differences)
-    print(f"mIoU in points, B less A; 95 % of 10,000 paired resamples of the episodes; * the interval excludes 0\n"
+    print(f"mIoU in points, B minus A; 95 % of 10,000 paired resamples of the episodes; * the interval excludes 0\n"
           f"{'':<{width}}{'A':>8}{'B':>8}{'B - A':>9}   interval")  # fmt: skip
     for key, difference in differences.items():
         print(f"{_name(key):<{width}}{difference}")
@@ -85,11 +85,11 @@ def compare(a: Path, b: Path) -> dict[Key, Difference]:
     return {key: _difference(ones[key], others[key], a, b) for key in common}
 
 
-def _difference(one: Job, other: Job, a: Path, b: Path) -> Difference:
+def _difference(one: Run, other: Run, a: Path, b: Path) -> Difference:
     for what, ours, theirs in (
         ("on different lists of episodes", list(one.lists.values()), list(other.lists.values())),
         ("at different resolutions", one.resolution, other.resolution),
-        ("with different ignore_boundary", *(job.protocol.get("ignore_boundary") for job in (one, other))),
+        ("with different ignore_boundary", *(run.protocol["ignore_boundary"] for run in (one, other))),
     ):
         if ours != theirs:
             raise DataError(
@@ -108,18 +108,18 @@ def _difference(one: Job, other: Job, a: Path, b: Path) -> Difference:
     return Difference(float(means[0]), float(means[1]), np.mean(resamples, axis=0), not_shared)
 
 
-def _rows(job: Job) -> list[NDArray[np.int64]]:
+def _rows(run: Run) -> list[NDArray[np.int64]]:
     """For each list of episodes (N, 3): class id, foreground intersection and union."""
-    episodes = job.episodes
+    episodes = run.episodes
     assert episodes is not None
     rows = np.stack([episodes.class_id, episodes.intersection, episodes.union], 1)
-    return [rows[episodes.seed == seed] for seed in job.lists]
+    return [rows[episodes.seed == seed] for seed in run.lists]
 
 
 def _not_shared(differences: Iterable[Difference]) -> list[str]:
     """A line for each switch of the protocol that results do not share: what of a difference may be its work."""
     lines = [
-        f"not of the network alone: {name} is {json.dumps(ours)} in A, {json.dumps(theirs)} in B"
+        f"not only the network differs: {name} is {json.dumps(ours)} in A, {json.dumps(theirs)} in B"
         for difference in differences
         for name, (ours, theirs) in difference.switches.items()
     ]
@@ -134,24 +134,24 @@ def _mean(differences: list[Difference]) -> Difference:
     )
 
 
-def _results(place: Path) -> dict[Key, Job]:
+def _results(place: Path) -> dict[Key, Run]:
     paths = [place] if place.is_file() else sorted(place.rglob("result.json"))
     if not paths:
         raise DataError(f"'{place}' holds no result.json: give what sd-aanet evaluate or train wrote")
-    found: dict[Key, Job] = {}
+    found: dict[Key, Run] = {}
     for path in paths:
-        job = read_job(path, path.parent)
-        episodes = read_episodes(job)
+        run = read_run(path, path.parent)
+        episodes = read_episodes(run)
         if episodes is None:
             raise DataError(f"'{path}' has no episodes.csv beside it: {AGAIN}")
-        if _key(job) in found:
-            raise DataError(f"'{place}' holds two results of {_name(_key(job))}: give the folder of one of them")
-        found[_key(job)] = replace(job, episodes=episodes)
+        if _key(run) in found:
+            raise DataError(f"'{place}' holds two results of {_name(_key(run))}: give the folder of one of them")
+        found[_key(run)] = replace(run, episodes=episodes)
     return found
 
 
-def _key(job: Job) -> Key:
-    return job.dataset, fold_name(job.fold), f"{job.shot}-shot", f"seed {job.training.get('seed', '-')}"
+def _key(run: Run) -> Key:
+    return run.dataset, fold_name(run.fold), f"{run.shot}-shot", f"seed {run.training.get('seed', '-')}"
 
 
 def _name(key: Key) -> str:

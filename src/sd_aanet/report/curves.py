@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_aanet.report.collect import Job, fold_name
+from sd_aanet.report.collect import Run, fold_name
 from sd_aanet.report.rows import Row
 from sd_aanet.report.style import LINES, MARKERS, Line, Plot, finish, panels
 from sd_aanet.training.plots import COLOURS
@@ -31,12 +31,12 @@ def learning_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     from matplotlib.lines import Line2D
 
     figure, axes = panels(len(groups), 3.6)
-    shots = sorted({_shot(job) for jobs in groups.values() for job in jobs})
-    folds = sorted({job.fold for jobs in groups.values() for job in jobs})
-    for panel, (title, jobs) in zip(axes, groups.items(), strict=True):
-        for job in jobs:
-            steps, values = job.curves[VALIDATION]
-            looks = _fold_looks(job.fold) | {"linestyle": _line(shots, _shot(job)), "markevery": 1 + len(steps) // 20}
+    shots = sorted({_shot(run) for runs in groups.values() for run in runs})
+    folds = sorted({run.fold for runs in groups.values() for run in runs})
+    for panel, (title, runs) in zip(axes, groups.items(), strict=True):
+        for run in runs:
+            steps, values = run.curves[VALIDATION]
+            looks = _fold_looks(run.fold) | {"linestyle": _line(shots, _shot(run)), "markevery": 1 + len(steps) // 20}
             panel.plot(steps, 100 * np.array(values), **looks)
         panel.set(title=title, xlabel="step", ylabel="validation mIoU, %")
         panel.set_ylim(bottom=0)
@@ -59,10 +59,10 @@ def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     if not groups:
         return
     figure, axes = panels(2 * len(groups), 3.4)
-    for place, (title, jobs) in enumerate(groups.items()):
+    for place, (title, runs) in enumerate(groups.items()):
         left, right = axes[2 * place : 2 * place + 2]
         for index, (panel, name) in enumerate([*((left, name) for name in LOSSES), (right, DISTILLATION)]):
-            curve = mean_and_range([job.curves[f"train/{name}"] for job in jobs if f"train/{name}" in job.curves])
+            curve = mean_and_range([run.curves[f"train/{name}"] for run in runs if f"train/{name}" in run.curves])
             if curve is not None:
                 steps, mean, low, high = curve
                 panel.plot(steps, mean, color=COLOURS[index], linestyle=_line(LOSSES, name), label=name)
@@ -110,21 +110,21 @@ def smoothed(values: Floats) -> Floats:
     return mean
 
 
-def _trainings(rows: Sequence[Row], metric: str) -> dict[str, list[Job]]:
-    """Jobs with a curve of a metric, by what their panel is called."""
+def _trainings(rows: Sequence[Row], metric: str) -> dict[str, list[Run]]:
+    """Runs with a curve of a metric, by what their panel is called."""
     several = len({row.dataset for row in rows}) > 1
-    groups: dict[str, dict[str, Job]] = {}
+    groups: dict[str, dict[str, Run]] = {}
     for row in rows:
         network = textwrap.wrap(f"{row.model}, {row.backbone}", 48)  # as much as a panel is wide
         title = "\n".join([*([row.dataset] if several else []), *network])
-        jobs = {job.name: job for job in row.all_jobs() if metric in job.curves}
-        if jobs:
-            groups.setdefault(title, {}).update(jobs)
-    return {title: list(jobs.values()) for title, jobs in groups.items()}
+        runs = {run.name: run for run in row.all_runs() if metric in run.curves}
+        if runs:
+            groups.setdefault(title, {}).update(runs)
+    return {title: list(runs.values()) for title, runs in groups.items()}
 
 
-def _shot(job: Job) -> int:
-    return int(job.training.get("shot", job.shot))
+def _shot(run: Run) -> int:
+    return int(run.training.get("shot", run.shot))
 
 
 def _fold_looks(fold: int) -> dict[str, Any]:

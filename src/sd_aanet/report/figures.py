@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_aanet.report.collect import Episodes, Job, fold_name
+from sd_aanet.report.collect import Episodes, Run, fold_name
 from sd_aanet.report.rows import Row
 from sd_aanet.report.style import (
     MARKERS,
@@ -73,7 +73,7 @@ def _class_bars(dataset: str, comparison: Comparison) -> Plot:
 def _class_iou(row: Row) -> dict[tuple[int, str], float]:
     """{(fold, class): IoU in per cent}, the mean over trainings."""
     values: dict[tuple[int, str], list[float]] = {}
-    for fold in row.jobs:
+    for fold in row.runs:
         for scores in row.scores(fold).values():
             for name, iou in scores.classes.items():
                 values.setdefault((fold, name), []).append(100 * iou)
@@ -97,13 +97,13 @@ def _blocks(values: Sequence[dict[tuple[int, str], float]]) -> list[tuple[str, l
 def by_size(rows: Sequence[Row]) -> Iterator[Plot]:
     """IoU against the share of the image that the object takes."""
     for dataset, ours in by_dataset(rows).items():
-        for comparison in comparisons([row for row in ours if any(job.episodes for job in row.all_jobs())]):
+        for comparison in comparisons([row for row in ours if any(run.episodes for run in row.all_runs())]):
             yield _by_size(dataset, comparison)
 
 
 def _by_size(dataset: str, comparison: Comparison) -> Plot:
     figure, (axes,) = panels(1, 4.6)
-    bins = [size_bins([job.episodes for job in row.all_jobs() if job.episodes]) for row in comparison.rows]
+    bins = [size_bins([run.episodes for run in row.all_runs() if run.episodes]) for row in comparison.rows]
     places = np.arange(len(EDGES) - 1)
     for place, (name, (iou, _)) in enumerate(zip(comparison.names, bins, strict=True)):
         axes.plot(places, 100 * iou, color=COLOURS[place], marker=MARKERS[place], label=name)
@@ -112,14 +112,14 @@ def _by_size(dataset: str, comparison: Comparison) -> Plot:
     _write_counts(axes, [count for _, count in bins])
     if len(bins) > 1:
         legend_above(figure, axes, comparison.names)
-    jobs = [job for row in comparison.rows for job in row.all_jobs()]
+    runs = [run for row in comparison.rows for run in row.all_runs()]
     worst, best = (100 * float(pick(bins[0][0][bins[0][1] > 0])) for pick in (np.min, np.max))
     return finish(
         _file_name("sizes", dataset, comparison.suffix),
         _title("IoU against the size of the object", dataset, comparison.suffix),
         "Each point is the foreground's IoU, from summed intersections and unions, of the test episodes of all folds, "
         "trainings and evaluation seeds whose object covers that share of the query image, whatever its class; below "
-        "it the number of these episodes. A point of few episodes says little." + _absent(jobs, "episodes.csv"),
+        "it the number of these episodes. A point of few episodes says little." + _absent(runs, "episodes.csv"),
         f"Lines over {len(places)} bins of object size; {comparison.names[0]} lies between {worst:.0f} and "
         f"{best:.0f} %.",
         figure,
@@ -166,16 +166,16 @@ def prototypes(rows: Sequence[Row]) -> Iterator[Plot]:
         row = max(
             ours, key=lambda row: (len(_with_prototypes(row)), "SD-AANet" in row.model, not row.untrained, -row.shot)
         )
-        if jobs := _with_prototypes(row):
-            yield _prototypes(dataset, row, jobs)
+        if runs := _with_prototypes(row):
+            yield _prototypes(dataset, row, runs)
 
 
-def _prototypes(dataset: str, row: Row, jobs: Sequence[Job]) -> Plot:
-    figure, axes = panels(len(jobs), 4.3)
-    for panel, job in zip(axes, jobs, strict=True):
-        assert job.prototypes is not None
-        points, class_id = sampled(*job.prototypes)
-        plane, names = project(points), _class_names(job)
+def _prototypes(dataset: str, row: Row, runs: Sequence[Run]) -> Plot:
+    figure, axes = panels(len(runs), 4.3)
+    for panel, run in zip(axes, runs, strict=True):
+        assert run.prototypes is not None
+        points, class_id = sampled(*run.prototypes)
+        plane, names = project(points), _class_names(run)
         for place, c in enumerate(np.unique(class_id).tolist()):
             panel.scatter(
                 plane[class_id == c, 0],
@@ -187,7 +187,7 @@ def _prototypes(dataset: str, row: Row, jobs: Sequence[Job]) -> Plot:
                 alpha=0.75,
                 label=_shortened(names.get(c, f"class {c}")),
             )
-        panel.set(title=fold_name(job.fold), xticks=[], yticks=[])
+        panel.set(title=fold_name(run.fold), xticks=[], yticks=[])
         panel.spines[:].set_visible(True)
         panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, markerscale=1.6, handletextpad=0.1)
     return finish(
@@ -197,18 +197,18 @@ def _prototypes(dataset: str, row: Row, jobs: Sequence[Job]) -> Plot:
         f"training and evaluation seed), at most {POINTS} points and {LEGEND_CLASSES} classes a fold; colour and "
         "marker are the class. Classes that lie apart are told apart by their supports alone. Distances between "
         "clusters mean nothing in t-SNE, nor do the axes.",
-        f"{len(jobs)} scatter plots of prototypes, one a fold, coloured by class.",
+        f"{len(runs)} scatter plots of prototypes, one a fold, coloured by class.",
         figure,
     )
 
 
-def _with_prototypes(row: Row) -> list[Job]:
-    """The first job with enough prototypes of each fold."""
+def _with_prototypes(row: Row) -> list[Run]:
+    """The first run with enough prototypes of each fold."""
     enough = {
-        fold: [job for job in jobs.values() if job.prototypes is not None and _spread_out(job.prototypes[0])]
-        for fold, jobs in row.jobs.items()
+        fold: [run for run in runs.values() if run.prototypes is not None and _spread_out(run.prototypes[0])]
+        for fold, runs in row.runs.items()
     }
-    return [jobs[0] for jobs in enough.values() if jobs]
+    return [runs[0] for runs in enough.values() if runs]
 
 
 def _spread_out(points: NDArray[np.float32]) -> bool:
@@ -236,12 +236,12 @@ def project(points: NDArray[np.float32]) -> NDArray[np.float32]:
     return plane
 
 
-def _class_names(job: Job) -> dict[int, str]:
+def _class_names(run: Run) -> dict[int, str]:
     """Class id -> name: from the episodes, else from the protocol, which lists names in the order of their ids."""
-    if job.episodes is not None:
-        return dict(job.episodes.names)
-    assert job.prototypes is not None
-    ids, names = np.unique(job.prototypes[1]).tolist(), job.protocol.get("classes", {}).get("test", [])
+    if run.episodes is not None:
+        return dict(run.episodes.names)
+    assert run.prototypes is not None
+    ids, names = np.unique(run.prototypes[1]).tolist(), run.protocol["classes"]["test"]
     return dict(zip(ids, names, strict=True)) if len(ids) == len(names) else {}
 
 
@@ -257,6 +257,6 @@ def _title(title: str, dataset: str, suffix: str) -> str:
     return f"{title}: {dataset}{f', {suffix}' if suffix else ''}"
 
 
-def _absent(jobs: Sequence[Job], file: str) -> str:
-    missing = sum(job.episodes is None for job in jobs)
-    return f" {missing} of {len(jobs)} jobs have no {file} and are not in it." if missing else ""
+def _absent(runs: Sequence[Run], file: str) -> str:
+    missing = sum(run.episodes is None for run in runs)
+    return f" {missing} of {len(runs)} runs have no {file} and are not in it." if missing else ""

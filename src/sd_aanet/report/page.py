@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path, PurePath
 
 from sd_aanet.files import short
-from sd_aanet.report.collect import Job
+from sd_aanet.report.collect import Run
 from sd_aanet.report.style import Plot
 from sd_aanet.report.table import REPORTED, Line, Table
 
@@ -48,7 +48,7 @@ def page(
     table: Table,
     plots: Sequence[Plot],
     absent: Sequence[str],
-    jobs: Sequence[Job],
+    runs: Sequence[Run],
     failures: Mapping[str, str],
 ) -> str:
     """The whole page as HTML.
@@ -58,7 +58,7 @@ def page(
         table: of results.
         plots: in their order.
         absent: why other plots are not there.
-        jobs: what the table is made of.
+        runs: what the table is made of.
         failures: name of a job -> what is known of its end.
     """
     lines = [
@@ -67,10 +67,10 @@ def page(
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         *(f"<title>{escape(title)}</title>", f"<style>{CSS}</style>", "</head>", "<body>", "<main>"),
         f"<h1>{escape(title)}</h1>",
-        f'<p class="faint">{len(jobs)} {"job" if len(jobs) == 1 else "jobs"}, {len(failures)} failed</p>',
+        f'<p class="faint">{len(runs)} {"run" if len(runs) == 1 else "runs"}, {len(failures)} failed</p>',
         *_results(table),
         *_figures(plots, absent),
-        *_jobs(jobs),
+        *_runs(runs),
         *_failures(failures),
         *("</main>", "</body>", "</html>", ""),
     ]
@@ -82,7 +82,7 @@ def _results(table: Table) -> Iterator[str]:
     yield _scroll("results")
     yield f"<table>\n<caption>{escape(table.notes[0])}</caption>"
     heads = [_head(head) for head in table.labels]
-    heads += [f'<th scope="col" class="n">{escape(head)}</th>' for head in table.figures]
+    heads += [f'<th scope="col" class="n">{escape(head)}</th>' for head in table.scores]
     yield f"<thead><tr>{''.join(heads)}</tr></thead>"
     group: tuple[str, bool] | None = None
     for line in table.lines:
@@ -104,8 +104,8 @@ def _line(table: Table, line: Line) -> str:
     labels = [
         f'<th scope="row">{escape(t)}</th>' if i == 1 else f"<td>{escape(t)}</td>" for i, t in enumerate(line.labels)
     ]
-    figures = [f'<td class="n">{escape(text).replace(" (", "<br>(")}</td>' for text in table.texts(line)]
-    return "".join(['<tr class="paper">' if line.paper else "<tr>", *labels, *figures, "</tr>"])
+    scores = [f'<td class="n">{escape(text).replace(" (", "<br>(")}</td>' for text in table.texts(line)]
+    return "".join(['<tr class="paper">' if line.paper else "<tr>", *labels, *scores, "</tr>"])
 
 
 def _figures(plots: Sequence[Plot], absent: Sequence[str]) -> Iterator[str]:
@@ -120,22 +120,22 @@ def _figures(plots: Sequence[Plot], absent: Sequence[str]) -> Iterator[str]:
         yield "</ul>\n</section>"
 
 
-def _jobs(jobs: Sequence[Job]) -> Iterator[str]:
-    versions = {job.name: _listed(job.result.get("versions", {})) for job in jobs}
+def _runs(runs: Sequence[Run]) -> Iterator[str]:
+    versions = {run.name: _listed(run.result["versions"]) for run in runs}
     common = len(set(versions.values())) == 1
     heads = ("folder", "checkpoint", "seconds", "precision", *(() if common else ("versions",)))
-    yield '<section aria-labelledby="jobs">\n<h2 id="jobs">Jobs</h2>'
-    yield f"{_scroll('jobs')}\n<table>"
-    yield "<caption>What the figures above were made from; seconds are those of the evaluation.</caption>"
+    yield '<section aria-labelledby="runs">\n<h2 id="runs">Runs</h2>'
+    yield f"{_scroll('runs')}\n<table>"
+    yield "<caption>What the scores above come from; seconds are those of the evaluation.</caption>"
     yield f"<thead><tr>{''.join(map(_head, heads))}</tr></thead>\n<tbody>"
-    for job in jobs:
-        cells = [_checkpoint(job), job.result.get("seconds", ""), job.result.get("precision", "")]
-        cells += [] if common else [versions[job.name]]
+    for run in runs:
+        cells = [_checkpoint(run), run.result["seconds"], run.result["precision"]]
+        cells += [] if common else [versions[run.name]]
         shown = "".join(f'<td class="wrap">{escape(str(cell))}</td>' for cell in cells)
-        yield f'<tr><th scope="row" class="wrap">{escape(job.name)}</th>{shown}</tr>'
+        yield f'<tr><th scope="row" class="wrap">{escape(run.name)}</th>{shown}</tr>'
     yield "</tbody>\n</table>\n</div>"
     if common:
-        yield f'<p class="faint">All with {escape(versions[jobs[0].name] or "unknown versions")}.</p>'
+        yield f'<p class="faint">All with {escape(versions[runs[0].name])}.</p>'
     yield "</section>"
 
 
@@ -152,12 +152,12 @@ def _head(text: str) -> str:
     return f'<th scope="col">{escape(text)}</th>'
 
 
-def _checkpoint(job: Job) -> str:
-    """The checkpoint from the job's own folder, or from the working folder, where it lies in one of them."""
-    recorded = job.result.get("checkpoint")
+def _checkpoint(run: Run) -> str:
+    """The checkpoint from the run's own folder, or from the working folder, where it lies in one of them."""
+    recorded = run.result["checkpoint"]
     if recorded is None:
         return "none"
-    path, own = PurePath(recorded), job.folder.resolve().name
+    path, own = PurePath(recorded), run.folder.resolve().name
     if own in path.parts[:-1]:  # also in a sweep that was moved since
         return PurePath(*path.parts[path.parts.index(own) + 1 :]).as_posix()
     return short(Path(recorded))

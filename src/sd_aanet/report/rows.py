@@ -1,9 +1,8 @@
-"""From jobs to the rows of a table: what belongs together, its mean over folds and its spread."""
+"""From runs to the rows of a table: what belongs together, its mean over folds and its spread."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from sd_aanet.evaluation.statistics import half_interval
-from sd_aanet.report.collect import Job, Scores, Settings
+from sd_aanet.report.collect import Run, Scores, Settings
 
-FOLDS = {"pascal5i": 4, "coco20i": 4, "fss1000": 1, "shapes": 4}
-OF_A_JOB = ("dataset", "fold", "folds", "shot", "test_shot", "seed", "test_seed", "episodes_file", "classes")
-"""What a result's protocol says of the job itself, or has a column of its own."""
+OF_A_RUN = ("dataset", "fold", "folds", "shot", "test_shot", "seed", "test_seed", "episodes_file", "classes")
+"""What a result's protocol says of the run itself, or has a column of its own."""
 COLLECTED = ("seed", "episodes_file")
-"""Those of it in which the jobs of a row may differ, and that its protocol lists."""
+"""Those of it in which the runs of a row may differ, and that its protocol lists."""
 NAMED = ("method", "backbone", "variant", "sdpm", "saam", "prior")
 """Settings of a network that its label shows."""
 TRAININGS, EVALUATIONS = "trainings", "evaluations"
@@ -27,7 +25,7 @@ Trainings = Mapping[int | None, Scores]
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in [0, 1].
+    """A score in [0, 1].
 
     Attributes:
         value: mean over trainings and evaluation seeds.
@@ -52,10 +50,10 @@ class Row:
         shot: K of the evaluation.
         train_shot: K of the training; None where no training is known.
         resolution: at which it was scored.
-        protocol: switches in common to its jobs.
+        protocol: switches in common to its runs.
         settings: of network and training, those that no other attribute holds.
         folds: how many the data set has.
-        jobs: fold (see `Job.fold`) -> seed of the training -> job.
+        runs: fold (see `Run.fold`) -> seed of the training -> run.
     """
 
     dataset: str
@@ -67,80 +65,80 @@ class Row:
     protocol: Settings
     settings: Settings
     folds: int
-    jobs: Mapping[int, Mapping[int | None, Job]]
+    runs: Mapping[int, Mapping[int | None, Run]]
 
     def scores(self, fold: int) -> Trainings:
-        """What a fold's jobs scored."""
-        jobs = self.jobs.get(fold, {})
+        """What a fold's runs scored."""
+        runs = self.runs.get(fold, {})
         return {
-            seed: job.headline if job.resolution == self.resolution else job.also[self.resolution]
-            for seed, job in jobs.items()
+            seed: run.headline if run.resolution == self.resolution else run.also[self.resolution]
+            for seed, run in runs.items()
         }
 
     def cell(self, fold: int) -> Cell | None:
         """MIoU of a fold; None where it was not run."""
-        return mean_over_folds([self.scores(fold)], "miou") if fold in self.jobs else None
+        return mean_over_folds([self.scores(fold)], "miou") if fold in self.runs else None
 
-    def mean(self, figure: str) -> Cell:
+    def mean(self, score: str) -> Cell:
         """Mean over the folds that were run: of "miou" or "fb_iou"."""
-        return mean_over_folds([self.scores(fold) for fold in self.jobs], figure)
+        return mean_over_folds([self.scores(fold) for fold in self.runs], score)
 
     @property
     def headline(self) -> bool:
-        """Whether its resolution is the first one of all its jobs."""
-        return all(job.resolution == self.resolution for job in self.all_jobs())
+        """Whether its resolution is the first one of all its runs."""
+        return all(run.resolution == self.resolution for run in self.all_runs())
 
     @property
     def partial(self) -> bool:
         """Whether folds are missing; none is where the episodes are of no fold."""
-        return len(self.jobs) < self.folds and min(self.jobs) >= 0
+        return len(self.runs) < self.folds and min(self.runs) >= 0
 
     @property
     def trainings(self) -> list[int]:
         """How many trainings there are of each fold that was run."""
-        return [len(jobs) for jobs in self.jobs.values()]
+        return [len(runs) for runs in self.runs.values()]
 
     @property
     def untrained(self) -> bool:
-        """Whether no training of any job is known."""
-        return all(set(jobs) == {None} for jobs in self.jobs.values())
+        """Whether no training of any run is known."""
+        return all(set(runs) == {None} for runs in self.runs.values())
 
-    def all_jobs(self) -> list[Job]:
-        """The jobs of all folds."""
-        return [job for jobs in self.jobs.values() for job in jobs.values()]
+    def all_runs(self) -> list[Run]:
+        """The runs of all folds."""
+        return [run for runs in self.runs.values() for run in runs.values()]
 
 
-def mean_over_folds(folds: Sequence[Trainings], figure: str) -> Cell:
-    """Mean of a figure over folds, and the spread of that mean.
+def mean_over_folds(folds: Sequence[Trainings], score: str) -> Cell:
+    """Mean of a score over folds, and the spread of that mean.
 
     The spread is that of the means over folds of each seed, for the seeds that all folds share: of the training where
     any fold has several, else of the evaluation.
 
     Args:
         folds: the scores of each fold that was run; at least one, each of at least one training.
-        figure: "miou" or "fb_iou".
+        score: "miou" or "fb_iou".
     """
-    value = _mean([_mean([scores.figures[figure] for scores in fold.values()]) for fold in folds])
+    value = _mean([_mean([scores.means[score] for scores in fold.values()]) for fold in folds])
     if any(len(fold) > 1 for fold in folds):
-        means = [_mean([fold[seed].figures[figure] for fold in folds]) for seed in _shared(folds)]
+        means = [_mean([fold[seed].means[score] for fold in folds]) for seed in _shared(folds)]
         return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
     single = [next(iter(fold.values())).seeds for fold in folds]
-    means = [_mean([seeds[seed][figure] for seeds in single]) for seed in _shared(single)]
+    means = [_mean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
     return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
 
-def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
-    """Jobs as rows, ordered by data set, model, backbone and shot; rows of different protocols stay apart.
+def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+    """Runs as rows, ordered by data set, model, backbone and shot; rows of different protocols stay apart.
 
     Returns:
-        The rows, and what is to be known of single jobs: of one that is left out because a later one is of the same
+        The rows, and what is to be known of single runs: of one that is left out because a later one is of the same
         training, fold, shot and protocol, and of one that was trained on the classes it is tested on.
     """
-    groups: dict[str, list[tuple[Job, str]]] = {}
-    for job in jobs:
-        for resolution in (job.resolution, *job.also):
-            groups.setdefault(_key(job, resolution), []).append((job, resolution))
-    rows, notes = [], [_caution(job) for job in jobs if job.seen]
+    groups: dict[str, list[tuple[Run, str]]] = {}
+    for run in runs:
+        for resolution in (run.resolution, *run.also):
+            groups.setdefault(_key(run, resolution), []).append((run, resolution))
+    rows, notes = [], [_caution(run) for run in runs if run.leaked]
     for group in groups.values():
         row, twice = _row(group)
         rows.append(row)
@@ -151,41 +149,40 @@ def build_rows(jobs: Sequence[Job]) -> tuple[list[Row], list[str]]:
     return _told_apart(order), notes
 
 
-def _key(job: Job, resolution: str) -> str:
-    training = {name: value for name, value in job.training.items() if name not in ("seed", "fold", "classes")}
-    parts = [job.dataset, job.shot, job.network, training, job.recipe, switches(job), resolution]
-    return json.dumps([*parts, _untrained(job), bool(job.seen), job.fold < 0], sort_keys=True, default=str)
+def _key(run: Run, resolution: str) -> str:
+    training = {name: value for name, value in run.training.items() if name not in ("seed", "fold", "classes")}
+    parts = [run.dataset, run.shot, run.network, training, run.recipe, switches(run), resolution]
+    return json.dumps([*parts, _untrained(run), bool(run.leaked), run.fold < 0], sort_keys=True, default=str)
 
 
-def switches(job: Job) -> Settings:
-    """Those of the protocol that say nothing of the job itself; not the resolution, of which a job may have several."""
-    return {name: value for name, value in job.protocol.items() if name not in (*OF_A_JOB, "resolution")}
+def switches(run: Run) -> Settings:
+    """Those of the protocol that say nothing of the run itself; not the resolution, of which a run may have several."""
+    return {name: value for name, value in run.protocol.items() if name not in (*OF_A_RUN, "resolution")}
 
 
-def _caution(job: Job) -> str:
-    return f"CAUTION: {job.name} has seen {job.seen} in training: that is no few-shot segmentation."
+def _caution(run: Run) -> str:
+    return f"CAUTION: {run.name} has seen {run.leaked} in training: these are not few-shot results."
 
 
-def _untrained(job: Job) -> bool:
-    return not job.training and job.result.get("checkpoint") is None
+def _untrained(run: Run) -> bool:
+    return not run.training and run.result["checkpoint"] is None
 
 
-def _row(group: Sequence[tuple[Job, str]]) -> tuple[Row, list[str]]:
+def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
     first, resolution = group[0]
-    cells: dict[int, dict[int | None, Job]] = {}
+    cells: dict[int, dict[int | None, Run]] = {}
     twice = []
-    for job, *_ in group:
-        trainings, seed = cells.setdefault(job.fold, {}), job.training.get("seed")
+    for run, _ in group:
+        trainings, seed = cells.setdefault(run.fold, {}), run.training.get("seed")
         if seed in trainings:
             twice.append(
-                f"{trainings[seed].name} is left out: {job.name} has the same fold, shot, training seed and protocol"
+                f"{trainings[seed].name} is left out: {run.name} has the same fold, shot, training seed and protocol"
             )
-        trainings[seed] = job
-    of_jobs = [job.protocol for job, *_ in group]
-    collected = {name: _collected([p[name] for p in of_jobs if name in p]) for name in COLLECTED if name in of_jobs[0]}
+        trainings[seed] = run
+    collected = {name: _collected([run.protocol[name] for run, _ in group]) for name in COLLECTED}
     protocol = switches(first) | {"resolution": resolution} | collected
     unnamed = {name: value for name, value in first.network.items() if name not in NAMED}
-    training = {name: value for name, value in first.training.items() if name not in (*OF_A_JOB, *protocol)}
+    training = {name: value for name, value in first.training.items() if name not in (*OF_A_RUN, *protocol)}
     row = Row(
         dataset=first.dataset,
         model=_model(first),
@@ -195,26 +192,26 @@ def _row(group: Sequence[tuple[Job, str]]) -> tuple[Row, list[str]]:
         resolution=resolution,
         protocol=protocol,
         settings=unnamed | training | first.recipe,
-        folds=_folds([job for job, _ in group]),
-        jobs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
+        folds=first.protocol["folds"],
+        runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
     return row, twice
 
 
 def _collected(values: Sequence[Any]) -> Any:
-    """The one value of all jobs, or a list of all."""
+    """The one value of all runs, or a list of all."""
     distinct = list(dict.fromkeys(values))
     return distinct[0] if len(distinct) == 1 else sorted(distinct, key=str)
 
 
-def _model(job: Job) -> str:
-    elsewhere = job.training.get("dataset", job.dataset)
-    trained = f", trained on {elsewhere}" if elsewhere != job.dataset else ""
-    return f"{_network(job)}{trained}{', CAUTION: has seen tested classes' if job.seen else ''}"
+def _model(run: Run) -> str:
+    elsewhere = run.training.get("dataset", run.dataset)
+    trained = f", trained on {elsewhere}" if elsewhere != run.dataset else ""
+    return f"{_network(run)}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
 
 
-def _network(job: Job) -> str:
-    network = job.network
+def _network(run: Run) -> str:
+    network = run.network
     if network["method"] != "sd_aanet":
         return str(network["method"])
     sdpm, saam = network.get("sdpm", True), network.get("saam", True)
@@ -229,7 +226,7 @@ def _network(job: Job) -> str:
     )
     variant = f" ({network['variant']})" if "variant" in network else ""
     prior = "" if network.get("prior", True) else ", no prior"
-    return f"{label}{variant}{prior}{', untrained' if _untrained(job) else ''}"
+    return f"{label}{variant}{prior}{', untrained' if _untrained(run) else ''}"
 
 
 def _backbone(name: str) -> str:
@@ -237,17 +234,6 @@ def _backbone(name: str) -> str:
         if name.startswith(known):
             return label + name.removeprefix(known).removesuffix("_bn")
     return name
-
-
-def _folds(jobs: Sequence[Job]) -> int:
-    """How many folds the data set of a row has: as its results say, as is known, or as its classes suggest."""
-    said = [job.protocol.get("folds") or FOLDS.get(job.dataset) or _folds_by_classes(job.protocol) for job in jobs]
-    return max(*said, *(job.fold + 1 for job in jobs))
-
-
-def _folds_by_classes(protocol: Settings) -> int:
-    classes = {stage: len(names or ()) for stage, names in protocol.get("classes", {}).items()}
-    return math.ceil(sum(classes.values()) / classes["test"]) if classes.get("test") else 1
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:

@@ -162,5 +162,5 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _only(row: Row) -> list[str]:
-    folds = ", ".join(map(str, row.jobs))
-    return [f"{'folds' if len(row.jobs) > 1 else 'fold'} {folds} only"] if row.partial else []
+    folds = ", ".join(map(str, row.runs))
+    return [f"{'folds' if len(row.runs) > 1 else 'fold'} {folds} only"] if row.partial else []

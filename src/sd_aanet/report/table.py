@@ -34,7 +34,7 @@ class Line:
 
     Attributes:
         labels: under the first columns.
-        cells: under the columns of figures; text stands as it is.
+        cells: under the columns of scores; text stands as it is.
         dataset: that it belongs to.
         source: "measured", `REPORTED`, or the latter with "(the paper)" for the paper of this project.
         partial: "2 of 4 folds" where the mean misses some.
@@ -58,7 +58,7 @@ class Table:
 
     Attributes:
         labels: heads of the first columns.
-        figures: heads of the columns of figures; the last two are the mean and FB-IoU.
+        scores: heads of the columns of scores; the last two are the mean and FB-IoU.
         lines: measured and reported, by data set.
         notes: how to read them.
         protocols: every switch, see `protocol_lines`.
@@ -67,7 +67,7 @@ class Table:
     """
 
     labels: tuple[str, ...]
-    figures: tuple[str, ...]
+    scores: tuple[str, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
     protocols: tuple[str, ...]
@@ -81,14 +81,14 @@ class Table:
         return [*self.notes, *self.protocols, *caution]
 
     def texts(self, line: Line) -> list[str]:
-        """The figures of a line, in per cent."""
+        """The scores of a line, in per cent."""
         texts = [self.text(cell) for cell in line.cells]
         if line.partial:
             texts[-2:] = [f"{text} ({line.partial})" for text in texts[-2:]]
         return texts
 
     def text(self, cell: Cell | str) -> str:
-        """A figure with its spread; a star marks the second kind of spread where both occur."""
+        """A score with its spread; a star marks the second kind of spread where both occur."""
         if isinstance(cell, str):
             return cell
         star = "*" if self.mixed and cell.over == EVALUATIONS else ""
@@ -96,7 +96,7 @@ class Table:
 
 
 def percent(value: float) -> str:
-    """A figure in [0, 1] in per cent."""
+    """A score in [0, 1] in per cent."""
     return f"{100 * value:.1f}"
 
 
@@ -121,7 +121,7 @@ def build_table(rows: Sequence[Row], remarks: Sequence[str] = ()) -> Table:
     later = [f"{name}: {text}" for name, text in reported()["remarks"].items() if any(r.dataset == name for r in rows)]
     return Table(
         labels=heads,
-        figures=(*(f"fold-{fold}" for fold in range(folds)), "mean", "FB-IoU"),
+        scores=(*(f"fold-{fold}" for fold in range(folds)), "mean", "FB-IoU"),
         lines=tuple(lines),
         notes=(*_notes(lines, kinds), *remarks),
         protocols=tuple(protocol_lines(protocols)),
@@ -148,7 +148,7 @@ def _measured(row: Row, folds: int, several: tuple[bool, bool], letter: str) -> 
         labels=(row.dataset, row.model, row.backbone, shot, *_if(several, letter, trainings)),
         cells=(*cells, row.mean("miou"), row.mean("fb_iou")),
         dataset=row.dataset,
-        partial=f"{len(row.jobs)} of {row.folds} folds" if row.partial else "",
+        partial=f"{len(row.runs)} of {row.folds} folds" if row.partial else "",
     )
 
 
@@ -169,9 +169,9 @@ def _notes(lines: Sequence[Line], kinds: set[str]) -> list[str]:
     for kind, mark in ((TRAININGS, "±"), (EVALUATIONS, "± with a star" if len(kinds) > 1 else "±")):
         notes += [f"{mark}: {SPREADS[kind]}, for a mean that of the means over folds."] if kind in kinds else []
     if not kinds:
-        notes.append("No spread: one training and one seed of the evaluation a cell.")
+        notes.append("No spread: each cell is one training and one evaluation seed.")
     if any(line.partial for line in lines):
-        notes.append(f"{NOT_RUN}: not run. A mean with (n of m folds) is one of the folds that were run, no whole one.")
+        notes.append(f"{NOT_RUN}: not run. A mean with (n of m folds) covers only the folds that were run.")
     return notes
 
 
@@ -219,16 +219,16 @@ def as_csv(table: Table) -> str:
     """Comma-separated: each spread in a column of its own, and the source of each line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    pairs = [head for figure in table.figures for head in (figure, f"{figure} ±")]
+    pairs = [head for score in table.scores for head in (score, f"{score} ±")]
     writer.writerow([*table.labels, *pairs, "spread over", "source"])
     for line in table.lines:
-        figures: list[str] = []
+        scores: list[str] = []
         for index, cell in enumerate(line.cells):
             value, spread = (cell, None) if isinstance(cell, str) else (percent(cell.value), cell.spread)
             note = f" ({line.partial})" if line.partial and index >= len(line.cells) - 2 else ""
-            figures += [value + note, "" if spread is None else percent(spread)]
+            scores += [value + note, "" if spread is None else percent(spread)]
         over = dict.fromkeys(cell.over for cell in line.cells if isinstance(cell, Cell) and cell.over)
-        writer.writerow([*line.labels, *figures, " and ".join(over), line.source])
+        writer.writerow([*line.labels, *scores, " and ".join(over), line.source])
     return out.getvalue()
 
 
@@ -241,7 +241,7 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A table of GitHub's Markdown, the paper's rows bold, the notes under it."""
-    rule = "|".join(["", *["---"] * len(table.labels), *["---:"] * len(table.figures), ""])
+    rule = "|".join(["", *["---"] * len(table.labels), *["---:"] * len(table.scores), ""])
     head, *body = (f"| {line} |" for line in _aligned(table, " | ", _markdown, _bold_in_markdown))
     notes = [f"- {_markdown(note)}" for note in table.footnotes]
     return "\n".join([head, rule, *body, "", *notes, ""])
@@ -250,13 +250,13 @@ def as_markdown(table: Table) -> str:
 def _aligned(
     table: Table, gap: str, escape: Callable[[str], str] = str, paper: Callable[[str], str] = str
 ) -> list[str]:
-    """Head and lines with every column at its width, labels to the left, figures to the right."""
-    grid = [[*table.labels, *table.figures]]
+    """Head and lines with every column at its width, labels to the left, scores to the right."""
+    grid = [[*table.labels, *table.scores]]
     for line in table.lines:
         texts = [escape(text) for text in (*line.labels, *table.texts(line))]
         grid.append([paper(text) for text in texts] if line.paper else texts)
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    sides = ["<"] * len(table.labels) + [">"] * len(table.figures)
+    sides = ["<"] * len(table.labels) + [">"] * len(table.scores)
     return [gap.join(f"{t:{side}{w}}" for t, side, w in zip(line, sides, widths, strict=True)) for line in grid]
 
 
@@ -270,11 +270,11 @@ def _bold_in_markdown(text: str) -> str:
 
 def as_latex(table: Table) -> str:
     """A `table` environment for booktabs and graphicx, made to fit, the notes under it, the paper's rows bold."""
-    columns = "l" * len(table.labels) + "r" * len(table.figures)
+    columns = "l" * len(table.labels) + "r" * len(table.scores)
     lines = [r"% Needs \usepackage{booktabs,graphicx}.", r"\begin{table}", r"\centering"]
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines.append(_latex_line([*table.labels, *table.figures]))
+    lines.append(_latex_line([*table.labels, *table.scores]))
     group = None
     for line in table.lines:
         if (here := (line.dataset, line.source == "measured")) != group:

@@ -158,8 +158,8 @@ def test_samples_show_classes_with_their_masks() -> None:
 DEFECTS = {
     "missing picture": ("missing", "image {picture} does not exist: check the path, or the list that names it"),
     "missing mask": ("missing", "mask {mask} does not exist: check the path, or the list that names it"),
-    "no picture": ("unreadable", "image {picture} cannot be read (it is no image)"),
-    "no mask": ("unreadable", "mask {mask} cannot be read (it is no image)"),
+    "no picture": ("unreadable", "image {picture} cannot be read (it is not an image)"),
+    "no mask": ("unreadable", "mask {mask} cannot be read (it is not an image)"),
     "truncated picture": ("unreadable", "image {picture} cannot be read (image file is truncated"),
     "truncated mask": ("unreadable", "mask {mask} cannot be read ("),
     "size": ("size", "mask {mask} is 60x50 but its image {picture} is {size}, expected the same width and"),
@@ -311,13 +311,14 @@ def test_every_wrong_entry_of_a_list_is_an_error() -> None:
         shutil.copy(pairs[3][0], root / f"images/twice{suffix}")
     done = failed(*FOLDER)
     assert (
-        "\nerror: files that are missing (2)\n  image list own/train.txt names 'train_000', which is no pic" in done.out
+        "\nerror: files that are missing (2)\n  image list own/train.txt names 'train_000', which is not an image"
+        in done.out
     )
     assert "\nerror: wrong entries of lists or annotations (1)\n  own/images/twice.jpg and own/images/twice" in done.out
     assert set(found()["defects"]) == {"missing", "unreadable", "entry", "stray"}
     assert found()["errors"] == 4
     assert "images 22 24" in rows(done)
-    refused(run("train", *FOLDER[:2], "strategy=cpu"), "twice.jpg and own/images/twice.webp have one name")
+    refused(run("train", *FOLDER[:2], "strategy=cpu"), "twice.jpg and own/images/twice.webp have the same name")
 
 
 def test_wrong_lines_of_the_benchmarks_lists_are_errors() -> None:
@@ -447,9 +448,7 @@ def test_a_picture_that_is_there_twice_in_a_split_is_a_warning() -> None:
     picture.save(root / "images/val_001.png")  # the same pixels in other bytes
     (root / "images/val_001.jpg").unlink()
     out = ran("check", *FOLDER).out
-    assert (
-        "\nwarning: images that are there twice (1)\n  images 'val_000' of val and 'val_001' of val are the same" in out
-    )
+    assert "\nwarning: images that occur twice (1)\n  images 'val_000' of val and 'val_001' of val are the same" in out
     assert out.splitlines()[-3] == "0 errors, 1 warning"
 
 
@@ -475,10 +474,10 @@ def test_help_names_its_settings() -> None:
     ("arguments", "words"),
     [
         (("dataset=folder",), ("dataset.root is not set",)),
-        (("dataset=folder", "dataset.root=nowhere"), ("dataset root nowhere is no folder", "set dataset.root")),
+        (("dataset=folder", "dataset.root=nowhere"), ("dataset root nowhere is not a folder", "set dataset.root")),
         (("dataset=coco20i", "dataset.root=nowhere"), ("dataset root nowhere lacks COCO's layout",)),
-        (("dataset=fss1000", "dataset.root=nowhere"), ("dataset root nowhere is no folder",)),
-        (("dataset=pascal5i", "dataset.root=nowhere"), ("dataset root nowhere is no folder",)),
+        (("dataset=fss1000", "dataset.root=nowhere"), ("dataset root nowhere is not a folder",)),
+        (("dataset=pascal5i", "dataset.root=nowhere"), ("dataset root nowhere is not a folder",)),
         (("shot=0",), ("shot=0, expected a whole number of at least 1",)),
         (("min_object_pixels=-1",), ("min_object_pixels=-1", "at least 0")),
         (

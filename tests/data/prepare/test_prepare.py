@@ -81,13 +81,13 @@ def test_pascal5i_from_voc_and_sbd(archives: None, sbd: Path) -> None:
         assert np.array_equal(read_label(Path(f"out/SegmentationClassAug/{name}.png")), label_of(name, author))
     assert Path("out/JPEGImages").readlink() == (VOC / "JPEGImages").resolve()
     assert done.out.splitlines() == [
-        "warning: VOC's val.txt has 2 images, expected 1,449: 1,447 are missing, so figures do not compare with "
+        "warning: VOC's val.txt has 2 images, expected 1,449: 1,447 are missing, so scores do not compare with "
         "published ones",
-        "warning: VOC's train.txt has 2 images, expected 1,464: 1,462 are missing, so figures do not compare with "
+        "warning: VOC's train.txt has 2 images, expected 1,464: 1,462 are missing, so scores do not compare with "
         "published ones",
-        "warning: SBD's train.txt without VOC's val.txt has 3 images, expected 5,623: 5,620 are missing, so figures do "
+        "warning: SBD's train.txt without VOC's val.txt has 3 images, expected 5,623: 5,620 are missing, so scores do "
         "not compare with published ones",
-        "warning: train has 4 images, expected 5,953: 5,949 are missing, so figures do not compare with published ones",
+        "warning: train has 4 images, expected 5,953: 5,949 are missing, so scores do not compare with published ones",
         "written: out, 4 train and 2 val images; use it as dataset=pascal5i dataset.root=out",
     ]
     train, val = Pascal5i("out", "train"), Pascal5i("out", "val")
@@ -173,7 +173,7 @@ BAD_PASCAL: list[tuple[Callable[[], object], tuple[str, ...]]] = [
     (lambda: without(VOC / "SegmentationClass"), ("SegmentationClass is missing", "--voc VOCdevkit/VOC2012")),
     (lambda: without(SBD / "dataset/cls"), ("cls is missing", "--sbd benchmark_RELEASE")),
     (lambda: without(VOC / "ImageSets/Segmentation/val.txt"), ("val.txt does not exist", "unpack its archive again")),
-    (lambda: (SBD / "dataset/train.txt").write_text("\n"), ("dataset/train.txt is empty", "an image id a line")),
+    (lambda: (SBD / "dataset/train.txt").write_text("\n"), ("dataset/train.txt is empty", "one image id per line")),
     (lambda: without(VOC / f"JPEGImages/{NEW}.jpg"), ("1 of 6 are not in", f"the first is {NEW}.jpg", "VOC's archive")),
     (
         lambda: without(SBD / f"dataset/cls/{NEW}.mat"),
@@ -183,7 +183,7 @@ BAD_PASCAL: list[tuple[Callable[[], object], tuple[str, ...]]] = [
     (lambda: (SBD / f"dataset/cls/{NEW}.mat").write_bytes(b""), (f"{NEW}.mat cannot be read (", "SBD's archive")),
     (
         lambda: write_mat(SBD / f"dataset/cls/{NEW}.mat", np.ones((2, 3, 4), np.uint8)),
-        (f"{NEW}.mat cannot be read (", "no map of class indices"),
+        (f"{NEW}.mat cannot be read (", "not a map of class indices"),
     ),
     (
         lambda: write_mat(SBD / f"dataset/cls/{NEW}.mat", np.ones((9, 8), np.uint8)),

@@ -278,7 +278,7 @@ def test_annotated_pictures_that_are_missing_and_others_that_are_not_annotated_a
     shutil.copy(root / "images/train_001.jpg", root / "notes/plot.jpg")  # not among the annotated ones
     strays = {stray.defect: str(stray) for stray in Folder(root, "val").strays()}
     assert strays == {
-        "missing": f"picture train_000.jpg of {root}/annotations.json is nowhere in {root}: put it beside it or into "
+        "missing": f"picture train_000.jpg of {root}/annotations.json is not in {root}: put it beside it or into "
         "images/",
         "stray": f"picture {root}/images/unknown.jpg is not in {root}/annotations.json, so that it is left out",
     }
@@ -332,12 +332,12 @@ BROKEN = {
     "no masks": r"holds neither masks/ nor a JSON file, expected images/, masks/",
     "no classes": r"classes\.txt does not exist, expected the name of class n in line n: write it",
     "no pairs": r"none of the 24 pictures in .*images has the name of one of the 24 masks in .*, expected images/a\.",
-    "two of a name": r"val_000\.jpg and .*val_000\.png have one name, 'val_000', expected one each: rename one",
-    "two masks of a name": r"val_000\.bmp and .*val_000\.png have one name",
-    "classes.txt=": r"classes\.txt holds 0 names, expected 1 to 254 different names, one a line: correct it",
+    "two of a name": r"val_000\.jpg and .*val_000\.png have the same name, 'val_000', expected different names",
+    "two masks of a name": r"val_000\.bmp and .*val_000\.png have the same name",
+    "classes.txt=": r"classes\.txt holds 0 names, expected 1 to 254 different names, one per line: correct it",
     "classes.txt=cat|dog|cat": r"classes\.txt names 'cat' twice, expected 1 to 254 different names",
-    "val.txt=nobody": r"val\.txt names 'nobody', which is no picture with a mask.*: correct it",
-    "val.txt=": r"val\.txt is empty, expected a picture's name in each line: fill it, or remove both",
+    "val.txt=nobody": r"val\.txt names 'nobody', which is not an image with a mask.*: correct it",
+    "val.txt=": r"val\.txt is empty, expected an image's name in each line: fill it, or remove both",
     "folds.yaml=[[yak]]": r"names the class 'yak', which does not exist",
 }
 
@@ -353,11 +353,13 @@ def test_a_folder_that_cannot_be_opened_says_why_in_one_line(what: str, tmp_path
 
 
 def test_a_root_or_a_list_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dataset root .*nowhere is no folder, expected images/.*: set dataset\.root"):
+    with pytest.raises(
+        DataError, match=r"dataset root .*nowhere is not a folder, expected images/.*: set dataset\.root"
+    ):
         Folder(tmp_path / "nowhere", "val")
     root = make_folder(tmp_path / "own")
     (root / "val.txt").unlink()
-    with pytest.raises(DataError, match=r"val\.txt does not exist, its counterpart does: write both"):
+    with pytest.raises(DataError, match=r"val\.txt does not exist, but its counterpart does: write both"):
         Folder(root, "val")
 
 
@@ -406,7 +408,7 @@ def test_what_is_no_share(share: float, tmp_path: Path) -> None:
 def test_too_few_pictures_for_a_division(tmp_path: Path) -> None:
     root = make_folder(tmp_path, images=1, lists=False)
     with pytest.raises(
-        DataError, match=r"val_share=0\.001 gives 'val' none of the 8 pictures of .*write train\.txt and"
+        DataError, match=r"val_share=0\.001 leaves 'val' none of the 8 images of .*write train\.txt and"
     ):
         Folder(root, "val", val_share=0.001)
 

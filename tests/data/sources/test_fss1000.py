@@ -179,7 +179,9 @@ def test_lists_that_cannot_be(name: str, text: str | None, tmp_path: Path) -> No
 
 
 def test_roots_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dataset root .*nowhere is no folder, expected a folder a class in it: set"):
+    with pytest.raises(
+        DataError, match=r"dataset root .*nowhere is not a folder, expected one folder per class in it: set"
+    ):
         Fss1000(tmp_path / "nowhere", "val")
     with pytest.raises(DataError, match=r"holds no class, expected folders with 1\.jpg, 1\.png and so on: set dataset"):
         Fss1000(tmp_path, "val")
@@ -187,6 +189,6 @@ def test_roots_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"few holds 2 classes, expected 3 or more to divide: add some"):
         Fss1000(root, "val")
     with pytest.raises(
-        ConfigError, match=r"dataset\.source\.lists=nowhere is no folder, expected train\.txt, val\.txt"
+        ConfigError, match=r"dataset\.source\.lists=nowhere is not a folder, expected train\.txt, val\.txt"
     ):
         Fss1000(root, "val", lists="nowhere")

@@ -67,7 +67,7 @@ def test_real_pictures(shared: Path) -> None:
 
 
 def test_missing_folders_and_lists(voc: Voc, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dataset root .*nowhere is no folder.*set dataset\.root"):
+    with pytest.raises(DataError, match=r"dataset root .*nowhere is not a folder.*set dataset\.root"):
         Pascal5i(tmp_path / "nowhere", "val")
     with pytest.raises(DataError, match=r"JPEGImages is missing.*set dataset\.root"):
         Pascal5i(tmp_path, "val")
@@ -78,7 +78,7 @@ def test_missing_folders_and_lists(voc: Voc, tmp_path: Path) -> None:
         Pascal5i(root, "val")
     names.write_text("\n \n")
     with pytest.raises(
-        DataError, match=r"val\.txt is empty, expected an image id a line: fill it, or check dataset\.root"
+        DataError, match=r"val\.txt is empty, expected one image id per line: fill it, or check dataset\.root"
     ):
         Pascal5i(root, "val")
     names.unlink()

@@ -20,15 +20,15 @@ from sd_aanet.images import Array8
 ERRORS = {
     "missing": "files that are missing",
     "unreadable": "files that cannot be read",
-    "size": "masks of another size than their image",
-    "values": "values that are no class",
+    "size": "masks whose size differs from their image's",
+    "values": "values that are not classes",
     "few": "classes with too few images",
     "leak": "images in both train and val",
     "entry": "wrong entries of lists or annotations",
 }
 """Kinds of defects that have to be put right, and what a report calls them."""
 WARNINGS = {
-    "repeated": "images that are there twice",
+    "repeated": "images that occur twice",
     "ignored": "masks without any object",
     "outline": "objects without an outline",
     "stray": "files that are left out",

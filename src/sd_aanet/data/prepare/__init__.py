@@ -32,7 +32,10 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("sd-aanet prepare", description="Build a benchmark's folder; a repeated call goes on.")
+    parser = Parser(
+        "sd-aanet prepare",
+        description="Build a benchmark's folder; a repeated call continues where the last one stopped.",
+    )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     pascal = benchmarks.add_parser("pascal5i", help="PASCAL VOC 2012 with the masks of SBD")
     pascal.add_argument("--voc", type=Path, metavar="FOLDER", help="VOCdevkit/VOC2012")

@@ -80,7 +80,7 @@ def read_sbd(path: Path) -> Array8:
     else:
         if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iu":
             return label.astype(np.uint8)
-        problem = "its field GTcls.Segmentation is no map of class indices"
+        problem = "its field GTcls.Segmentation is not a map of class indices"
     raise DataError(f"mask {path} cannot be read ({' '.join(problem.split())}): unpack SBD's archive again")
 
 
@@ -114,7 +114,7 @@ def _tell_count(what: str, names: Collection[str], expected: int) -> None:
     if difference := len(names) - expected:
         off = f"{difference:,} too many" if difference > 0 else f"{-difference:,} are missing"
         print(
-            f"warning: {what} has {len(names):,} images, expected {expected:,}: {off}, so figures do not compare with "
+            f"warning: {what} has {len(names):,} images, expected {expected:,}: {off}, so scores do not compare with "
             "published ones"
         )
 
@@ -167,4 +167,4 @@ def _dataset(sbd: Path) -> Path:
 
 def _check_folder(folder: Path, option: str) -> None:
     if not folder.is_dir():
-        raise DataError(f"folder {folder} is missing, expected it of {option}: name the folder above it there")
+        raise DataError(f"folder {folder} is missing, expected for {option}: give the folder above it")

@@ -103,7 +103,7 @@ class Folder(LabelMapSource):
         chosen = [key for key in keys if (_share(key) < val_share) == (split == "val")]
         if not chosen:
             raise DataError(
-                f"val_share={val_share} gives '{split}' none of the {len(keys)} pictures of {self.root}: add pictures, "
+                f"val_share={val_share} leaves '{split}' none of the {len(keys)} images of {self.root}: add pictures, "
                 "or write train.txt and val.txt"
             )
         return chosen
@@ -117,7 +117,7 @@ def _share(key: str) -> float:
 def _read_list(path: Path, keys: Collection[str]) -> list[str]:
     """The keys that a list names, each as a key or as a path, with a suffix or without."""
     if not path.is_file():
-        raise DataError(f"image list {path} does not exist, its counterpart does: write both train.txt and val.txt")
+        raise DataError(f"image list {path} does not exist, but its counterpart does: write both train.txt and val.txt")
     ends = by_last_part(keys) | {key: key for key in keys}
     listed: set[str] = set()
     lines = read_lines(path)
@@ -128,12 +128,10 @@ def _read_list(path: Path, keys: Collection[str]) -> list[str]:
             listed.add(ends[names[0]])
         else:
             problem = (
-                f"image list {path} names '{line}', which is no picture with a mask, expected a picture's name in each "
-                "line: correct it"
+                f"image list {path} names '{line}', which is not an image with a mask, expected an image's name in "
+                "each line: correct it"
             )
             refuse(DataError(problem, "missing"))
     if not lines:
-        refuse(
-            DataError(f"image list {path} is empty, expected a picture's name in each line: fill it, or remove both")
-        )
+        refuse(DataError(f"image list {path} is empty, expected an image's name in each line: fill it, or remove both"))
     return sorted(listed)

@@ -39,7 +39,7 @@ class Fss1000(IndexedSource):
 
     Raises:
         DataError: no such folder, no class in it, or lists that are incomplete, overlap, or name what is not there.
-        ConfigError: `lists` is no folder.
+        ConfigError: `lists` is not a folder.
     """
 
     name = "fss1000"
@@ -49,7 +49,9 @@ class Fss1000(IndexedSource):
         self.split = split
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise DataError(f"dataset root {self.root} is no folder, expected a folder a class in it: set dataset.root")
+            raise DataError(
+                f"dataset root {self.root} is not a folder, expected one folder per class in it: set dataset.root"
+            )
         pictures, self._others = _files_of_classes(self.root)
         if not pictures:
             raise DataError(
@@ -102,7 +104,9 @@ class Fss1000(IndexedSource):
         """The classes of each stage by the lists; None where there are none and none were asked for."""
         folder = self.root if lists is None else Path(lists).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"dataset.source.lists={lists} is no folder, expected train.txt, val.txt, test.txt in it")
+            raise ConfigError(
+                f"dataset.source.lists={lists} is not a folder, expected train.txt, val.txt, test.txt in it"
+            )
         paths = {
             stage: next((folder / n for n in names if (folder / n).is_file()), None) for stage, names in LISTS.items()
         }

@@ -54,7 +54,7 @@ def open_layout(root: Path) -> Layout:
         DataError: none, or a file that it needs is missing or malformed.
     """
     if not root.is_dir():
-        raise DataError(f"dataset root {root} is no folder, expected {LAYOUT}: set dataset.root to it")
+        raise DataError(f"dataset root {root} is not a folder, expected {LAYOUT}: set dataset.root to it")
     return MaskLayout(root) if (root / "masks").is_dir() else CocoLayout(root)
 
 
@@ -172,9 +172,7 @@ class _Part:
         self.images = {files[place]: names[name] for name, place in found.items()}
         self.strays = [
             *(
-                DataError(
-                    f"picture {name} of {path} is nowhere in {folder}: put it beside it or into images/", "missing"
-                )
+                DataError(f"picture {name} of {path} is not in {folder}: put it beside it or into images/", "missing")
                 for name in names
                 if name not in found
             ),
@@ -214,7 +212,9 @@ def _by_key(files: Mapping[str, str]) -> dict[str, str]:
     for place, path in files.items():
         key = _key(place)
         if key in found:
-            refuse(DataError(f"{found[key]} and {path} have one name, '{key}', expected one each: rename one"))
+            refuse(
+                DataError(f"{found[key]} and {path} have the same name, '{key}', expected different names: rename one")
+            )
         else:
             found[key] = path
     return dict(sorted(found.items()))
@@ -229,7 +229,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
     twice = _twice(names)
     if not names or twice or len(names) >= IGNORE:
         problem = f"names '{twice[0]}' twice" if twice else f"holds {len(names)} names"
-        raise DataError(f"{path} {problem}, expected 1 to {IGNORE - 1} different names, one a line: correct it")
+        raise DataError(f"{path} {problem}, expected 1 to {IGNORE - 1} different names, one per line: correct it")
     return tuple(names)
 
 

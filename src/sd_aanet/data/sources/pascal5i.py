@@ -62,7 +62,7 @@ class Pascal5i(LabelMapSource):
         self.root = root = Path(root).expanduser()
         if not root.is_dir():
             raise DataError(
-                f"dataset root {root} is no folder, expected VOC's layout (JPEGImages, SegmentationClassAug, "
+                f"dataset root {root} is not a folder, expected VOC's layout (JPEGImages, SegmentationClassAug, "
                 "ImageSets): set dataset.root to it"
             )
         self._images = root / "JPEGImages"
@@ -104,7 +104,7 @@ def read_ids(path: Path, fix: str) -> tuple[str, ...]:
         DataError: the list is missing, no text, empty, or pairs files of different names.
     """
     if not path.is_file():
-        raise DataError(f"image list {path} does not exist, expected an image id a line: {fix}")
+        raise DataError(f"image list {path} does not exist, expected one image id per line: {fix}")
     ids: set[str] = set()
     lines = read_lines(path)
     for line in lines:
@@ -118,5 +118,5 @@ def read_ids(path: Path, fix: str) -> tuple[str, ...]:
         else:
             ids |= stems
     if not lines:
-        refuse(DataError(f"image list {path} is empty, expected an image id a line: fill it, or {fix}"))
+        refuse(DataError(f"image list {path} is empty, expected one image id per line: fill it, or {fix}"))
     return tuple(sorted(ids))
