@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from sd_aanet import cli
 from sd_aanet.checkpoint import save_module
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
-from sd_aanet.predict import _queries, _unique, run
+from sd_aanet.predict import run
 from sd_aanet.segmenter import FewShotSegmenter
 from sd_aanet.training.module import SDAANetModule
 
@@ -67,6 +67,11 @@ def config(checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
 
 def written(out: str) -> set[str]:
     return {path.name for path in Path(out).iterdir()}
+
+
+def masks(out: str) -> list[str]:
+    """Of which queries there are masks."""
+    return sorted(name.removesuffix("_mask.png") for name in written(out) if name.endswith("_mask.png"))
 
 
 def test_it_writes_what_the_segmenter_finds(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,17 +147,22 @@ def test_a_single_value_needs_no_list(config: dict[str, Any]) -> None:
     assert "dog_mask.png" in written(config["out"])
 
 
-def test_folders_give_their_pictures_but_not_our_results(tmp_path: Path) -> None:
+def test_folders_give_their_pictures_but_not_our_results(config: dict[str, Any], tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "a_mask.png", "a_overlay.png", "a_attention.png", "supports.png", ".c.1.png"):
         save_picture(tmp_path / name)
     (tmp_path / "notes.txt").write_text("none")
     (tmp_path / "sub.png").mkdir()
-    assert [path.name for path in _queries([str(tmp_path)])] == ["a.PNG", "b.jpg"]
-    assert [path.name for path in _queries([str(tmp_path / "a_mask.png")])] == ["a_mask.png"]
+    run(config | {"query": str(tmp_path)})
+    assert masks(config["out"]) == ["a", "b"]
+    run(config | {"query": str(tmp_path / "a_mask.png"), "out": f"{config['out']}2"})
+    assert masks(f"{config['out']}2") == ["a_mask"]
 
 
-def test_names_stay_apart() -> None:
-    assert _unique(["a", "a", "b", "a_2", "A"]) == ["a", "a_2", "b", "a_2_2", "A_3"]
+def test_names_stay_apart(config: dict[str, Any], tmp_path: Path) -> None:
+    """Case aside, which some file systems do not keep."""
+    given = enumerate(["a", "a", "b", "a_2", "A"])
+    run(config | {"query": [str(save_picture(tmp_path / f"{number}/{name}.png")) for number, name in given]})
+    assert masks(config["out"]) == sorted(["a", "a_2", "b", "a_2_2", "A_3"])
 
 
 def test_paths_may_hold_colons(config: dict[str, Any], tmp_path: Path) -> None:
