@@ -136,7 +136,7 @@ def _spec(
 ) -> tuple[str, EpisodeSpec | None]:
     """What is wrong with an entry, or the episode."""
     if not isinstance(entry, dict) or not set(KEYS) <= set(entry) or not isinstance(entry["supports"], list):
-        return f"is not an object with {', '.join(KEYS)}", None
+        return f"is no object with {', '.join(KEYS)}", None
     named = entry["class"]
     class_id = ids.get(named) if type(named) in (str, int) else None  # True would be 1, and a list has no hash
     if class_id is None:
