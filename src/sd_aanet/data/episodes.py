@@ -66,9 +66,9 @@ class EpisodeSampler:
         seed: not negative.
         way: N, the number of classes.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
-        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn, its query
-            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
-            turn too (HSNet's evaluation); only the supports are drawn.
+        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn as
+            the first one, its query drawn (evaluation). "pairs": each pair of a class and an image that shows it in
+            turn, the classes in turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
         names: the names of classes 1..C for messages.
         skip_short: leave out classes with too few images, and say so, instead of refusing them.
@@ -118,8 +118,7 @@ class EpisodeSampler:
         self.classes = tuple(self._images)
         if not 1 <= way <= len(self.classes):
             raise ConfigError(
-                f"way={way}, expected 1 to {len(self.classes)}, the classes to draw from: set way={len(self.classes)} or "
-                "less"
+                f"way={way}, expected 1 to {len(self.classes)}, the number of classes to draw from: set a smaller way"
             )
         pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
         self._pairs = [(c, image) for _, c, image in sorted(pairs)]
@@ -129,7 +128,7 @@ class EpisodeSampler:
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
         raw = np.random.PCG64([self.seed, epoch, index]).random_raw
 
-        def distinct(among: Sequence[int], count: int, chosen: list[int]) -> list[int]:
+        def distinct(among: Sequence[int] | NDArray[np.intp], count: int, chosen: list[int]) -> list[int]:
             while len(chosen) < count:
                 one = int(among[int(raw()) % len(among)])
                 if one not in chosen:

@@ -221,4 +221,5 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
 
     def losses(self, prediction: Prediction, episode: Episode) -> dict[str, Tensor]:
         assert isinstance(prediction, SDAANetPrediction)
-        return self.loss(prediction, episode.query_mask, episode.support_mask[:, 0])
+        terms: dict[str, Tensor] = self.loss(prediction, episode.query_mask, episode.support_mask[:, 0])
+        return terms
