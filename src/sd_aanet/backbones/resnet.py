@@ -88,11 +88,6 @@ class ResNet(Backbone):
         50: (3, 4, 6, 3),
         101: (3, 4, 23, 3),
     }
-        18: (2, 2, 2, 2),
-        34: (3, 4, 6, 3),
-        50: (3, 4, 6, 3),
-        101: (3, 4, 23, 3),
-    }
     mid = ("stage3", "stage2")
     high = "stage4"
     before_high = "stage3"
