@@ -251,9 +251,9 @@ class SDAANetMulti(SDAANet):
     Each class's examples go through SDPM and SAAM on their own; an MLP makes one prototype of the N, the N attention
     maps (and priors) stand beside the query's features, and the decoder has an output for each class.
 
-    The paper is silent on some of it; chosen here: the MLP is N * C -> C -> C with a ReLU; the background has an output,
-    too, so there are N + 1; the query is reweighted by the mean of what each class's examples ask for; K shots are
-    averaged within a class; the order of the classes is drawn anew for each episode (`EpisodeSampler`).
+    The paper is silent on some of it; chosen here: the MLP is N * C -> C -> C with a ReLU; the background has an
+    output, too, so there are N + 1; the query is reweighted by the mean of what each class's examples ask for; K shots
+    are averaged within a class; the order of the classes is drawn anew for each episode (`EpisodeSampler`).
 
     Args:
         ways: N, in training and whenever it is used.
