@@ -18,6 +18,7 @@ from sd_aanet.evaluation.results import Result, table, write_result
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers
+from sd_aanet.settings import data_settings
 from sd_aanet.trainer import silence_lightning, trainer_settings
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,8 @@ def run(config: dict[str, Any]) -> Result:
     preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)
     data = EpisodeDataModule(
         dict(config["dataset"]["source"]),
-        **{name: config[name] for name in ("fold", "way", "shot", "min_object_pixels", "short_classes", "order")},
-        **vars(preprocess),
+        **data_settings(config) | vars(preprocess),
         workers=resolve_workers(config["workers"]),
-        ignore_boundary=config["ignore_boundary"],
-        episodes_file=config["episodes_file"],
         test_batch_size=config["batch_size"],
         test_episodes=config["episodes"],
         test_seed=config["seed"],

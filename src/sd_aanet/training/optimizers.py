@@ -9,8 +9,16 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import number, one_of, some
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+RULES = {
+    "name": one_of(*OPTIMIZERS),
+    "weight_decay": number(0.0001),
+    "momentum": number(0.9, most=1),
+    "betas": some(number(0.9, most=1), "a list of two numbers of at most 1", "[0.9,0.999]"),
+    "power": number(0.9),
+}
 
 
 def build_optimizer(
