@@ -72,9 +72,7 @@ def _fetch(source: str) -> Path:
         why = f"its licence has to be accepted: do so at {page}, log in by `hf auth login` or HF_TOKEN,"
     except (errors.RepositoryNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError):
         why = f"{page} has no {FILE} for you to read: check the name, log in by `hf auth login` if it is private,"
-    except (
-        Exception
-    ) as error:  # of the HTTP library, whichever the hub's client uses: no network, offline mode, a proxy
+    except Exception as error:  # of whichever HTTP library the hub uses: no network, offline mode, a proxy
         line = (str(error) or type(error).__name__).splitlines()[0]
         why = f"the hub cannot be reached, {line.rstrip('.')}: fetch it where there is a network,"
     raise CheckpointError(f"weights '{source}' could not be fetched, {why} or give the path of a local copy")
