@@ -143,11 +143,8 @@ def rotated(x: Tensor, h: int, w: int, first: int, period: Tensor) -> Tensor:
 def positions(state: dict[str, Tensor], h: int, w: int) -> Tensor:
     """(1 + h w, C), resized by a product with each side's weights."""
     embedding = state["pos_embed"][0]
-    resized = torch.einsum(
-        "ip,jq,pqc->ijc",
-        *(cubic(n, "register_tokens" in state) for n in (h, w)),
-        embedding[1:].view(37, 37, -1).double(),
-    )
+    rows, columns = (cubic(n, antialias="register_tokens" in state) for n in (h, w))
+    resized = torch.einsum("ip,jq,pqc->ijc", rows, columns, embedding[1:].view(37, 37, -1).double())
     return torch.cat((embedding[:1], resized.flatten(0, 1).float()))
 
 

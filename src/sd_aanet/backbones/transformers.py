@@ -359,8 +359,9 @@ class ConvNeXt(Dino):
         self.label = f"DINOv3-ConvNeXt-{size.upper()}"
         outputs = {f"stage{stage}": Output(width, 2 ** (stage + 1)) for stage, width in enumerate(widths, start=1)}
         super().__init__(model.model.stages, model.layer_norm, outputs, (2, 3) if mid is None else mid, **options)
-        if self.high in ("stage4", "final") and not (self.l2 or self.debias):
-            self.before_high = "stage3"
+        before = self._place[self.high]
+        if before > 0 and not (self.l2 or self.debias):
+            self.before_high = f"stage{before}"
 
     def start(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
         return images, {}
