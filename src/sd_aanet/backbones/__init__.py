@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -20,6 +21,11 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"dinov3_convnext_{size}": partial(ConvNeXt, size) for size in ConvNeXt.SIZES},
 }
 """Name -> what makes it, with random weights, from the options of its own kind."""
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a backbone has an option of construction; False for an unknown one."""
+    return name in BACKBONES and option in inspect.signature(BACKBONES[name]).parameters
 
 
 def build_backbone(
