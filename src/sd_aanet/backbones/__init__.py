@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.efficientnet import EfficientNetLite
 from sd_aanet.backbones.resnet import ResNet
 from sd_aanet.backbones.vgg import VGG
 from sd_aanet.errors import ConfigError
@@ -13,6 +14,7 @@ from sd_aanet.errors import ConfigError
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in ResNet.DEPTHS},
     "vgg16_bn": VGG,
+    **{f"efficientnet_lite{depth}": partial(EfficientNetLite, depth) for depth in EfficientNetLite.BLOCKS},
 }
 """Name -> what makes it, with random weights, from the options of its own kind."""
 

@@ -102,7 +102,9 @@ class Backbone(nn.Module, ABC):
 
     def run_on(self, after: str, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """The outputs asked for, from what another output gave (masked, maybe), see `resume`."""
-        raise ConfigError(f"{self.label} cannot go on from its {after}: choose one of its outputs {', '.join(self.outputs)}")
+        raise ConfigError(
+            f"{self.label} cannot go on from its {after}: choose one of its outputs {', '.join(self.outputs)}"
+        )
 
     @abstractmethod
     def keep(self, wanted: Collection[str]) -> None:
