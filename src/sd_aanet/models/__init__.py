@@ -46,7 +46,9 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
         ConfigError: an unknown method or backbone, or what these raise themselves.
     """
     chosen = find_method(method)
-    strided: dict[str, Any] = {"output_stride": chosen.output_stride} if takes(backbone["name"], "output_stride") else {}
+    strided: dict[str, Any] = (
+        {"output_stride": chosen.output_stride} if takes(backbone["name"], "output_stride") else {}
+    )
     if unknown := set(arguments) - _settings(chosen):
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
     return chosen(build_backbone(**strided, **backbone), **arguments)
