@@ -6,7 +6,7 @@ Those of a method, a backbone, a data set or an optimizer stand with these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,3 +116,12 @@ def named(use: Use) -> tuple[str, ...]:
 def data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a command's settings that the data module takes as they are."""
     return {name: config[name] for name in named("data") if name in config}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration by their whole keys."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -67,6 +67,8 @@ def run(config: dict[str, Any]) -> Result:
     with results_in(out):
         cache = (config["cache_gb"], config["cache_dir"])
         result = evaluate(trained, data, settings, protocol, out, *cache) | {"checkpoint": config["checkpoint"]}
+        if config["checkpoint"] is None and method.trains:
+            result["label"] += ", untrained"
         write_result(result, out)
     print(table(result))
     print("\nwritten: " + ", ".join(str(out / name) for name in ("result.json", "episodes.csv", "episodes.png")))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.files import short, written_whole
-from sd_aanet.settings import named
+from sd_aanet.settings import flat, named
 from sd_aanet.training import TRAINED
 
 Config = dict[str, Any]
@@ -100,14 +100,6 @@ def _matters(config: Config) -> Config:
     """The settings that a result depends on, by their whole keys; a data set's recipe shows in those it fills."""
     devices = config.get("strategy", {}).get("devices")
     number = {"strategy.devices": len(devices) if isinstance(devices, list) else devices}
-
-    def flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in part.items():
-            if isinstance(value, dict) and value:
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
     rest = {key: value for key, value in config.items() if key not in FREE}
     return {key: value for key, value in flat(rest) if not key.startswith("dataset.recipe.")} | number
 
