@@ -73,9 +73,10 @@ def or_null(rule: Rule) -> Rule:
     return Rule(f"{rule.expected}, or null", lambda v: v is None or rule.holds(v), rule.example, rule.text)
 
 
-def some(rule: Rule, expected: str, example: str) -> Rule:
-    """A list of at least one value, for each of which the rule holds."""
-    return Rule(expected, lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(map(rule.holds, v)), example)
+def numbers(example: str) -> Rule:
+    """A list of numbers above 0, at least one."""
+    holds = number(1, zero=False).holds
+    return Rule("a list of numbers above 0", lambda v: isinstance(v, list) and v != [] and all(map(holds, v)), example)
 
 
 def text(example: str) -> Rule:

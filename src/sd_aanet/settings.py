@@ -6,11 +6,11 @@ Those of a method, a backbone, a data set or an optimizer stand with these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sd_aanet.rules import SWITCH, Rule, number, one_of, or_null, some, text, whole
+from sd_aanet.rules import SWITCH, Rule, number, numbers, one_of, or_null, text, whole
 
 Use = Literal[
     "data",  # an argument of EpisodeDataModule, by the same name
@@ -38,11 +38,7 @@ class Setting:
 
     name: str
     rule: Rule
-    uses: tuple[Use, ...] = ()
-
-
-def _setting(name: str, rule: Rule, *uses: Use) -> Setting:
-    return Setting(name, rule, uses)
+    uses: Set[Use] = frozenset()
 
 
 def _devices(value: Any) -> bool:
@@ -58,52 +54,52 @@ PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
 
 SETTINGS = (
     # Classes and episodes
-    _setting("fold", whole(0), "data", "protocol", "shown", "recorded", "listed", "column"),
-    _setting("way", whole(1), "data", "protocol", "shown", "recorded", "listed"),
-    _setting("shot", whole(1), "data", "protocol", "recorded", "trained", "listed", "column"),
-    _setting("test_shot", whole(1), "data", "protocol", "shown", "column"),
-    _setting("episodes", whole(1, 1000), "protocol", "shown"),
-    _setting("val_episodes", whole(1, 200), "data", "protocol", "recorded", "trained"),
-    _setting("test_episodes", whole(0), "protocol"),
-    _setting("seeds", whole(1, 5), "shown"),
-    _setting("seed", whole(0), "data", "protocol", "recorded", "listed", "collected"),
-    _setting("episodes_file", or_null(text("list.json")), "data", "protocol", "collected"),
-    _setting("min_object_pixels", whole(0), "data", "protocol", "shown", "listed"),
-    _setting("short_classes", one_of("refuse", "skip"), "data", "protocol", "listed"),
-    _setting("order", one_of("classes", "pairs"), "data", "protocol", "shown", "listed"),
-    _setting("novel_in_train", one_of("background", "drop"), "data", "protocol", "shown", "recorded", "trained"),
-    _setting("select_on", one_of("base", "novel", "none"), "data", "protocol", "shown", "recorded", "trained"),
-    _setting("held_out", whole(0), "data", "protocol", "recorded", "trained"),
+    Setting("fold", whole(0), {"data", "protocol", "shown", "recorded", "listed", "column"}),
+    Setting("way", whole(1), {"data", "protocol", "shown", "recorded", "listed"}),
+    Setting("shot", whole(1), {"data", "protocol", "recorded", "trained", "listed", "column"}),
+    Setting("test_shot", whole(1), {"data", "protocol", "shown", "column"}),
+    Setting("episodes", whole(1, 1000), {"protocol", "shown"}),
+    Setting("val_episodes", whole(1, 200), {"data", "protocol", "recorded", "trained"}),
+    Setting("test_episodes", whole(0), {"protocol"}),
+    Setting("seeds", whole(1, 5), {"shown"}),
+    Setting("seed", whole(0), {"data", "protocol", "recorded", "listed", "collected"}),
+    Setting("episodes_file", or_null(text("list.json")), {"data", "protocol", "collected"}),
+    Setting("min_object_pixels", whole(0), {"data", "protocol", "shown", "listed"}),
+    Setting("short_classes", one_of("refuse", "skip"), {"data", "protocol", "listed"}),
+    Setting("order", one_of("classes", "pairs"), {"data", "protocol", "shown", "listed"}),
+    Setting("novel_in_train", one_of("background", "drop"), {"data", "protocol", "shown", "recorded", "trained"}),
+    Setting("select_on", one_of("base", "novel", "none"), {"data", "protocol", "shown", "recorded", "trained"}),
+    Setting("held_out", whole(0), {"data", "protocol", "recorded", "trained"}),
     # Pictures
-    _setting("size", or_null(whole(1, 473)), "protocol", "shown"),
-    _setting("test_size", or_null(whole(1, 473)), "protocol"),
-    _setting("resize", or_null(text("squash")), "data", "protocol", "shown"),
-    _setting("augment", text("none"), "data", "protocol", "recorded", "trained"),
-    _setting("batch_size", whole(1, 4), "data", "recipe"),
-    _setting("test_batch_size", whole(1, 8), "data"),
+    Setting("size", or_null(whole(1, 473)), {"protocol", "shown"}),
+    Setting("test_size", or_null(whole(1, 473)), {"protocol"}),
+    Setting("resize", or_null(text("squash")), {"data", "protocol", "shown"}),
+    Setting("augment", text("none"), {"data", "protocol", "recorded", "trained"}),
+    Setting("batch_size", whole(1, 4), {"data", "recipe"}),
+    Setting("test_batch_size", whole(1, 8), {"data"}),
     # Scores
-    _setting("resolution", one_of("original", "squashed", "both"), "shown"),
-    _setting("ignore_boundary", SWITCH, "data", "protocol", "shown"),
-    _setting("scales", some(number(1, zero=False), "a list of numbers above 0", "[0.8,1.0,1.2]"), "shown"),
-    _setting("flip", SWITCH, "shown"),
+    Setting("resolution", one_of("original", "squashed", "both"), {"shown"}),
+    Setting("ignore_boundary", SWITCH, {"data", "protocol", "shown"}),
+    Setting("scales", numbers("[0.8,1.0,1.2]"), {"shown"}),
+    Setting("flip", SWITCH, {"shown"}),
     # Training
-    _setting("steps", whole(1, 900), "recorded"),
-    _setting("lr", number(0.01, zero=False), "recipe"),
-    _setting("gradient_clip", or_null(number(1.0, zero=False)), "recipe"),
-    _setting("val_every", whole(1, 300)),
-    _setting("early_stopping", or_null(whole(1, 5)), "recipe"),
-    _setting("features", one_of("compute", "cache")),
-    _setting("precision", one_of(*PRECISIONS)),
+    Setting("steps", whole(1, 900), {"recorded"}),
+    Setting("lr", number(0.01, zero=False), {"recipe"}),
+    Setting("gradient_clip", or_null(number(1.0, zero=False)), {"recipe"}),
+    Setting("val_every", whole(1, 300)),
+    Setting("early_stopping", or_null(whole(1, 5)), {"recipe"}),
+    Setting("features", one_of("compute", "cache")),
+    Setting("precision", one_of(*PRECISIONS)),
     # The machine and its files
-    _setting("strategy.devices", DEVICES),
-    _setting("num_nodes", whole(1)),
-    _setting("workers", WORKERS, "free"),
-    _setting("cache_gb", number(8, zero=False), "free"),
-    _setting("cache_dir", or_null(text("features")), "free"),
-    _setting("checkpoint", or_null(text("best.ckpt"))),
-    _setting("resume", or_null(text("runs/latest")), "free"),
-    _setting("out", text("runs/mine"), "free"),
-    _setting("sweep", or_null(text("mine")), "free"),
+    Setting("strategy.devices", DEVICES),
+    Setting("num_nodes", whole(1)),
+    Setting("workers", WORKERS, {"free"}),
+    Setting("cache_gb", number(8, zero=False), {"free"}),
+    Setting("cache_dir", or_null(text("features")), {"free"}),
+    Setting("checkpoint", or_null(text("best.ckpt"))),
+    Setting("resume", or_null(text("runs/latest")), {"free"}),
+    Setting("out", text("runs/mine"), {"free"}),
+    Setting("sweep", or_null(text("mine")), {"free"}),
 )
 RULES = {setting.name: setting.rule for setting in SETTINGS}
 

@@ -18,7 +18,6 @@ from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.loader import Loader
 from sd_aanet.episode import IGNORE, joined_masks
-from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation import results
 from sd_aanet.evaluation.loading import StepDataset
 from sd_aanet.evaluation.plan import ListedEpisode, plan
@@ -52,10 +51,6 @@ class Protocol:
     seeds: int = 1
     seed: int = 0
     views: Views = field(default_factory=Views)
-
-    def __post_init__(self) -> None:
-        if self.resolution not in RESOLUTIONS:
-            raise ConfigError(f"resolution={self.resolution!r}, expected one of {', '.join(RESOLUTIONS)}: choose one")
 
 
 def evaluate(

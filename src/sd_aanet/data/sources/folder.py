@@ -49,12 +49,7 @@ class Folder(LabelMapSource):
     """
 
     name = "folder"
-    rules: ClassVar = {
-        "root": text("mine"),
-        "folds": or_null(whole(1, 4)),
-        "seed": whole(0),
-        "val_share": number(0.3, zero=False, most=1),
-    }
+    rules: ClassVar = {"root": text("mine"), "folds": or_null(whole(1, 4)), "seed": whole(0), "val_share": number(0.3)}
     dividing = ("folds", "seed", "val_share")
     upright = True
 

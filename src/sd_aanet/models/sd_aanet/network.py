@@ -23,7 +23,7 @@ from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, pri
 from sd_aanet.models.sd_aanet.losses import SDAANetLoss
 from sd_aanet.models.sd_aanet.saam import SAAM
 from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
-from sd_aanet.rules import SWITCH, number, or_null, some, whole
+from sd_aanet.rules import SWITCH, number, numbers, or_null, whole
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
     rules: ClassVar = {
         "channels": whole(1, 64),
         **dict.fromkeys(("sdpm", "saam", "prior", "bounded_attention"), SWITCH),
-        "bins": some(number(1, zero=False), "a list of numbers above 0", "[1.0,0.5,0.25,0.125]"),
+        "bins": numbers("[1.0,0.5,0.25,0.125]"),
         "dropout": number(1.0, most=2),
         **{f"loss.{term}": number(1.0) for term in ("alpha", "beta", "auxiliary")},
         "loss.temperature": or_null(number(1.0, zero=False)),
