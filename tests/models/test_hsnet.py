@@ -125,7 +125,7 @@ def test_the_head_on_resnet50_has_the_published_parameters() -> None:
     assert [{outputs[name].cells(400) for name in level} for level in method.taps] == [{50}, {25}, {13}]
 
 
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 4)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 4)])
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2), (2, 4), (7, 4), (9, 13)])
 def test_a_centre_pivot_convolution(kernel: int, stride: int, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -136,7 +136,7 @@ def test_a_centre_pivot_convolution(kernel: int, stride: int, grid: tuple[int, i
 
 
 @pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("stride, kernel", [(4, 5), (2, 3)])
+@pytest.mark.parametrize(("stride", "kernel"), [(4, 5), (2, 3)])
 @pytest.mark.parametrize("object_", [(0, 0, 12, 12), (5, 8, 5, 8), (3, 1, 6, 11), (11, 12, 12, 12)])
 def test_correlations_are_made_around_the_object_alone(
     stride: int, kernel: int, object_: tuple[int, int, int, int], grad: bool, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ STRIDES = (8, 16, 32)
 WIDTHS = (16, 64, 128)
 """Channels of each level's three squeezing convolutions, the last also of all that follow."""
 SQUEEZE = (((5, 4), (5, 4), (3, 2)), ((5, 4), (3, 2), (3, 2)), ((3, 2), (3, 2), (3, 2)))
-"""Their kernels and strides, level by level. All end with a cell for 256 pixels of the example, so they can be added."""
+"""Their kernels and strides, level by level. All end with a cell for 256 pixels of the example, and can be added."""
 EPS = 1e-5
 """Added to a feature's length before dividing by it."""
 CHUNK = 2**22
@@ -155,7 +155,7 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, PairLogits]):
         return PairLogits(torch.cat(parts))
 
     def compare(self, queries: Levels, sets: Shots, pairs: PairLogits | None, size: tuple[int, int]) -> Prediction:
-        """See `FewShotMethod.compare`; of several shots the votes, in training their mean logits (the rule has none)."""
+        """See `FewShotMethod.compare`; of several shots the votes, which have no gradient, so in training the mean."""
         assert pairs is not None
         logits = resize(pairs.logits, size).unflatten(0, (-1, sets.shots[0]))  # (B, K, 2, H, W)
         if self.training or sets.shots[0] == 1:
@@ -202,9 +202,12 @@ class Head(nn.Module):
         for query, channels, squeeze, level in zip(
             queries.each, self.channels, self.squeeze, zip(*patches, strict=True), strict=True
         ):
-            first, second, third = squeeze
-            x = first.finish(first.conv.correlate(query, rows, level, channels))  # (P, h, w, a, b, 16)
-            volumes.append(third(second(x)))  # (P, h, w, a, b, 128)
+            first, *others = squeeze.children()
+            assert isinstance(first, Block)
+            x = first.correlate(query, rows, level, channels)  # (P, h, w, a, b, 16)
+            for block in others:
+                x = block(x)  # (P, h, w, a, b, 128) in the end
+            volumes.append(x)
         fine, middle, x = volumes
         for mix, finer in zip(self.mix, (middle, fine), strict=True):
             x = mix(finer + _resize_query(x, finer))  # (P, h, w, a, b, 128)
@@ -223,10 +226,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, h, w, a, b, C) -> (P, h, w, a / stride, b / stride, C')."""
-        return self.finish(self.conv(x))
+        return self._finish(self.conv(x))
 
-    def finish(self, x: Tensor) -> Tensor:
-        """All behind the convolution."""
+    def correlate(self, *arguments: Any) -> Tensor:
+        """`forward` of correlations, see `CentrePivot.correlate`."""
+        return self._finish(self.conv.correlate(*arguments))
+
+    def _finish(self, x: Tensor) -> Tensor:
         flat = x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (P, C, h w, a b), channels last in memory
         return F.relu(self.norm(flat), inplace=True).permute(0, 2, 3, 1).reshape(x.shape)
 
@@ -292,7 +298,8 @@ class CentrePivot(nn.Module):
                 across = self.over_support(maps).permute(0, 2, 3, 1)  # (n, i', j', C')
                 inside[k : k + each] = across.add_(along[k : k + each])
         assert whole is not None
-        return whole.unflatten(1, side)
+        volume: Tensor = whole.unflatten(1, side)
+        return volume
 
     def _bias(self, part: str) -> Tensor:
         return self.get_submodule(part).get_parameter("bias")
@@ -369,4 +376,5 @@ def _extent(share: Tensor) -> Tensor:
 def _resize_query(x: Tensor, like: Tensor) -> Tensor:
     """(P, h, w, a, b, C) on the query's grid of another."""
     flat = resize(x.flatten(3).permute(0, 3, 1, 2), (like.shape[1], like.shape[2]))  # (P, a b C, h', w')
-    return flat.permute(0, 2, 3, 1).unflatten(3, x.shape[3:]).to(like.dtype)
+    resized: Tensor = flat.permute(0, 2, 3, 1).unflatten(3, x.shape[3:])
+    return resized.to(like.dtype)
