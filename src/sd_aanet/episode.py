@@ -14,6 +14,20 @@ IGNORE = 255
 """Mask value of pixels that count nowhere: not in a loss, not in a prototype, not in a metric."""
 
 
+def joined_masks(masks: Sequence[Tensor]) -> Tensor:
+    """The masks of N classes of one picture, each of 0, 1 and 255, as one of 0..N and 255.
+
+    What any of them ignores is ignored; where two classes overlap, as objects of COCO do, the first one counts.
+    """
+    if len(masks) == 1:
+        return masks[0]
+    joined = torch.zeros_like(masks[0])
+    for way in range(len(masks), 0, -1):
+        joined[masks[way - 1] == 1] = way
+    joined[torch.stack([mask == IGNORE for mask in masks]).any(0)] = IGNORE
+    return joined
+
+
 @dataclass(frozen=True)
 class Batch:
     """A frozen dataclass of tensors, tuples and mappings of them, and plain values, that moves as a whole."""
@@ -63,7 +77,7 @@ class Rows(Batch):
         return next(len(value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
 
     def select(self, rows: Sequence[int]) -> Self:
-        """Some of the rows, each any number of times, in any order; neighbours, or one row again and again, share the memory."""
+        """Some of the rows, each any number of times, in any order; neighbours, or one row repeated, as a view."""
         rows = list(rows)
         first, count = rows[0], len(rows)
         if rows == list(range(first, first + count)):
@@ -153,7 +167,9 @@ class Episode(Rows):
         masks = torch.where(masks == IGNORE, IGNORE, (masks == way).to(masks.dtype))  # (B, N, S, S)
         rows = [b for b in range(len(self)) for _ in range(self.ways)]
         keys = [
-            row[n * self.shots : (n + 1) * self.shots] for row in self.support_key for n in range(self.ways if row else 0)
+            row[n * self.shots : (n + 1) * self.shots]
+            for row in self.support_key
+            for n in range(self.ways if row else 0)
         ]
         return Episode(
             query=self.query[rows],

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sd_aanet.errors import CheckpointError
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.resnet import Stride
+from sd_aanet.errors import CheckpointError
 
 SCHEME = "torchvision://"
 _URL = "https://download.pytorch.org/models/"

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from sd_aanet.data.episodes import EpisodeSpec
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_out
 
 FORMAT = "sd_aanet episodes 1"
 KEYS = ("class", "query", "supports")
-ABOUT = {"dataset": str, "fold": int, "way": int, "order": str, "min_object_pixels": int, "short_classes": str, "seed": int}
+ABOUT = {
+    "dataset": str,
+    "fold": int,
+    "way": int,
+    "order": str,
+    "min_object_pixels": int,
+    "short_classes": str,
+    "seed": int,
+}
 """What a list may say of how it was drawn, and the kind of value."""
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from sd_aanet.data.source import Array8, ImageSource
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import IGNORE, Episode
+from sd_aanet.episode import IGNORE, Episode, joined_masks
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.images import Array8
 
 logger = logging.getLogger(__name__)
 Place = tuple[int, int]
@@ -43,20 +44,6 @@ class EpisodeSpec:
         return [(image, c) for c, images in zip(self.classes, self.supports, strict=True) for image in images]
 
 
-def joined_masks(masks: Sequence[Array8]) -> Array8:
-    """The masks of N classes of one picture, each of 0, 1 and 255, as one of 0..N and 255.
-
-    What any of them ignores is ignored; where two classes overlap, as objects of COCO do, the first one counts.
-    """
-    if len(masks) == 1:
-        return masks[0]
-    joined = np.zeros_like(masks[0])
-    for way in range(len(masks), 0, -1):
-        joined[masks[way - 1] == 1] = way
-    joined[np.any([mask == IGNORE for mask in masks], axis=0)] = IGNORE
-    return joined
-
-
 class Episodes(Protocol):
     """Whatever says which images make the episode at a place."""
 
@@ -79,9 +66,9 @@ class EpisodeSampler:
         seed: not negative.
         way: N, the number of classes.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
-        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn, its query
-            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
-            turn too (HSNet's evaluation); only the supports are drawn.
+        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn as
+            the first one, its query drawn (evaluation). "pairs": each pair of a class and an image that shows it in
+            turn, the classes in turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
         names: the names of classes 1..C for messages.
         skip_short: leave out classes with too few images, and say so, instead of refusing them.
@@ -131,8 +118,7 @@ class EpisodeSampler:
         self.classes = tuple(self._images)
         if not 1 <= way <= len(self.classes):
             raise ConfigError(
-                f"way={way}, expected 1 to {len(self.classes)}, the classes to draw from: set way={len(self.classes)} or "
-                "less"
+                f"way={way}, expected 1 to {len(self.classes)}, the number of classes to draw from: set a smaller way"
             )
         pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
         self._pairs = [(c, image) for _, c, image in sorted(pairs)]
@@ -142,7 +128,7 @@ class EpisodeSampler:
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
         raw = np.random.PCG64([self.seed, epoch, index]).random_raw
 
-        def distinct(among: Sequence[int], count: int, chosen: list[int]) -> list[int]:
+        def distinct(among: Sequence[int] | NDArray[np.intp], count: int, chosen: list[int]) -> list[int]:
             while len(chosen) < count:
                 one = int(among[int(raw()) % len(among)])
                 if one not in chosen:
@@ -211,7 +197,7 @@ class EpisodeDataset(Dataset[Episode]):
         if not 0 <= index < self.length:
             raise IndexError(f"episode {index} of an epoch of {self.length}")
         spec = self.sampler.draw(epoch, index)
-        truth = joined_masks([self.source.mask(spec.query, c) for c in spec.classes])
+        truth = joined_masks([torch.from_numpy(self.source.mask(spec.query, c)) for c in spec.classes]).numpy()
         if not self.ignore_boundary:
             truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
         originals = [(spec.query, truth), *((i, self.source.mask(i, c)) for i, c in spec.examples)]
