@@ -278,28 +278,29 @@ class CentrePivot(nn.Module):
         Returns:
             (P, h, w, a', b', C').
         """
-        side, positions = query.shape[-2:], query.shape[-2:].numel()
-        bias, whole = self._bias("over_query") + self._bias("over_support"), None
-        for p, (row, patch) in enumerate(zip(rows, patches, strict=True)):
-            q, s = query[row].flatten(1), patch.features  # (C, h w), (C, i, j)
-            picked = s[:, :: self.stride, :: self.stride]  # (C, i', j')
-            i, j = picked.shape[1:]
-            maps = correlations(picked.flatten(1), q, channels).unflatten(2, side)  # (i' j', taps, h, w)
-            along = self.over_query(maps.contiguous(memory_format=torch.channels_last))  # (i' j', C', h, w)
-            along = along.flatten(2).permute(2, 0, 1).unflatten(1, (i, j))  # (h w, i', j', C')
-            if whole is None:  # in a dtype that is known only now, filled with what zeros become
-                whole = bias.to(along.dtype).expand(len(rows), positions, *patch.grid, -1).clone()
-            inside = whole[p, :, patch.top : patch.top + i, patch.left : patch.left + j]  # (h w, i', j', C')
-            each = CHUNK // (s[0].numel() * len(channels))
-            if torch.is_grad_enabled() or q.is_cuda:
-                each = positions
-            for k in range(0, positions, each):
-                maps = correlations(q[:, k : k + each], s.flatten(1), channels).unflatten(2, s.shape[1:])
-                across = self.over_support(maps).permute(0, 2, 3, 1)  # (n, i', j', C')
-                inside[k : k + each] = across.add_(along[k : k + each])
-        assert whole is not None
-        volume: Tensor = whole.unflatten(1, side)
+        each = [self._correlate(query[row], patch, channels) for row, patch in zip(rows, patches, strict=True)]
+        whole = torch.stack(each) if len(each) > 1 else each[0][None]  # (P, h w, a', b', C')
+        volume: Tensor = whole.unflatten(1, query.shape[-2:])
         return volume
+
+    def _correlate(self, query: Tensor, patch: Patch, channels: Sequence[int]) -> Tensor:
+        q, s = query.flatten(1), patch.features  # (C, h w), (C, i, j)
+        picked = s[:, :: self.stride, :: self.stride]  # (C, i', j')
+        i, j = picked.shape[1:]
+        maps = correlations(picked.flatten(1), q, channels).unflatten(2, query.shape[1:])  # (i' j', taps, h, w)
+        along = self.over_query(maps.contiguous(memory_format=torch.channels_last))  # (i' j', C', h, w)
+        along = along.flatten(2).permute(2, 0, 1).unflatten(1, (i, j))  # (h w, i', j', C')
+        bias = self._bias("over_query") + self._bias("over_support")  # what zeros become
+        whole = bias.to(along.dtype).expand(len(along), *patch.grid, -1).clone()  # (h w, a', b', C')
+        inside = whole[:, patch.top : patch.top + i, patch.left : patch.left + j]  # (h w, i', j', C')
+        step = max(1, CHUNK // (s[0].numel() * len(channels)))
+        if torch.is_grad_enabled() or q.is_cuda:
+            step = len(along)
+        for k in range(0, len(along), step):
+            maps = correlations(q[:, k : k + step], s.flatten(1), channels).unflatten(2, s.shape[1:])
+            across = self.over_support(maps).permute(0, 2, 3, 1)  # (n, i', j', C')
+            inside[k : k + step] = across.add_(along[k : k + step])
+        return whole
 
     def _bias(self, part: str) -> Tensor:
         return self.get_submodule(part).get_parameter("bias")
