@@ -49,7 +49,18 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
     options = dict(backbone)
     if chosen.output_stride != 8:
         options["output_stride"] = chosen.output_stride
-    unknown = set(arguments) - set(inspect.signature(chosen).parameters)
-    if unknown:
+    if unknown := set(arguments) - _settings(chosen):
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
     return chosen(build_backbone(**options), **arguments)
+
+
+def _settings(method: type[Method]) -> set[str]:
+    """The names of a class's arguments, those that it hands on to its base among them."""
+    names: set[str] = set()
+    for base in method.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base).parameters
+            names |= set(parameters)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names
