@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.backbones import build_backbone
 from sd_aanet.backbones.base import Backbone, Output
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode
@@ -315,4 +314,4 @@ def test_other_backbones_give_what_they_have_at_three_strides() -> None:
     with pytest.raises(
         ConfigError, match=r"^method hsnet needs outputs at strides 8, 16 and 32, but VGG-16 has them at 8, 16: "
     ):
-        HSNet(build_backbone("vgg16_bn"))
+        build_method("hsnet", {"name": "vgg16_bn"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -23,6 +24,7 @@ def build_backbone(
     norm: str = "frozen",
     mid: Sequence[str] | None = None,
     high: str | None = None,
+    output_stride: int = 8,
     **options: object,
 ) -> Backbone:
     """A backbone with random weights.
@@ -31,6 +33,7 @@ def build_backbone(
         name: a key of `BACKBONES`.
         trainable, norm: see `Backbone.freeze`.
         mid, high: see `Backbone.choose`.
+        output_stride: pixels a cell of the last stage; without effect on backbones that have but one.
         options: of its own kind, such as `stride_on` of a ResNet.
 
     Raises:
@@ -38,6 +41,8 @@ def build_backbone(
     """
     if name not in BACKBONES:
         raise ConfigError(f"backbone '{name}' is unknown: choose one of {', '.join(BACKBONES)}")
+    if "output_stride" in inspect.signature(BACKBONES[name]).parameters:
+        options["output_stride"] = output_stride
     try:
         backbone = BACKBONES[name](**options)
     except TypeError as error:

@@ -46,12 +46,9 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
         ConfigError: an unknown method or backbone, or what these raise themselves.
     """
     chosen = find_method(method)
-    options = dict(backbone)
-    if chosen.output_stride != 8:
-        options["output_stride"] = chosen.output_stride
     if unknown := set(arguments) - _settings(chosen):
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
-    return chosen(build_backbone(**options), **arguments)
+    return chosen(build_backbone(output_stride=chosen.output_stride, **backbone), **arguments)
 
 
 def _settings(method: type[Method]) -> set[str]:
