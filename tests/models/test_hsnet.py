@@ -1,5 +1,7 @@
 """HSNet against explicit 4-D tensors, and its vote against NumPy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sd_aanet.backbones.base import Backbone, Output
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
+from sd_aanet.feature_cache import FeatureCache
 from sd_aanet.models import build_method
 from sd_aanet.models.hsnet import CentrePivot, HSNet, Patch, correlations, vote
 
@@ -239,6 +242,19 @@ def test_examples_that_were_added_give_the_same_answer(shots: int) -> None:
     torch.testing.assert_close(ours.logits.flip(0), comparer(batch).logits, rtol=1e-10, atol=1e-10)
     # Votes are kept with the query: examples that are gone are no longer needed.
     assert len(encoded.pairs) == 2 * shots
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_its_features_can_be_kept(on_disk: bool, tmp_path: Path) -> None:
+    batch, method = episodes(2, 2), network().eval()
+    keys = {"query_key": ("a", "b"), "support_key": (("c", "d"), ("e", "f"))}
+    batch = Episode(**{**vars(batch), **keys})
+    cache = FeatureCache(method, 1e9, tmp_path if on_disk else None)
+    kept = Comparer(method, cache)
+    for _ in range(2):
+        torch.testing.assert_close(kept(batch).logits, Comparer(method)(batch).logits, rtol=1e-10, atol=1e-10)
+    assert (cache.hits, cache.misses) == (6, 6)
 
 
 def test_a_gradient_reaches_all_of_the_head_and_nothing_of_the_backbone() -> None:
