@@ -131,7 +131,7 @@ class FeatureCache:
         if kind not in self._types:
             weight = next(self.method.parameters())
             side = self.method.backbone.grid.least
-            features = self.method.image_features(torch.zeros(1, 3, side, side, device=weight.device))
+            features = self.method.image_features(weight.new_zeros(1, 3, side, side))
             masked: Any = self.method.masked_features(features, None)
             self._types |= {"image": type(features), "masked": type(masked)}
         return self._types[kind]
