@@ -7,15 +7,27 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.efficientnet import EfficientNetLite
 from sd_aanet.backbones.resnet import ResNet
+from sd_aanet.backbones.transformers import ConvNeXt, DINOv2, DINOv3
 from sd_aanet.backbones.vgg import VGG
 from sd_aanet.errors import ConfigError
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in ResNet.DEPTHS},
     "vgg16_bn": VGG,
+    **{f"dinov2_{size}": partial(DINOv2, size) for size in DINOv2.SIZES},
+    **{f"dinov2_{size}_reg": partial(DINOv2, size, registers=True) for size in DINOv2.SIZES},
+    **{f"dinov3_{size}": partial(DINOv3, size) for size in DINOv3.SIZES},
+    **{f"dinov3_convnext_{size}": partial(ConvNeXt, size) for size in ConvNeXt.SIZES},
+    **{f"efficientnet_lite{depth}": partial(EfficientNetLite, depth) for depth in EfficientNetLite.BLOCKS},
 }
 """Name -> what makes it, with random weights, from the options of its own kind."""
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a backbone has an option of construction; False for an unknown one."""
+    return name in BACKBONES and option in inspect.signature(BACKBONES[name]).parameters
 
 
 def build_backbone(
@@ -24,7 +36,6 @@ def build_backbone(
     norm: str = "frozen",
     mid: Sequence[str] | None = None,
     high: str | None = None,
-    output_stride: int = 8,
     **options: object,
 ) -> Backbone:
     """A backbone with random weights.
@@ -33,7 +44,6 @@ def build_backbone(
         name: a key of `BACKBONES`.
         trainable, norm: see `Backbone.freeze`.
         mid, high: see `Backbone.choose`.
-        output_stride: pixels a cell of the last stage; without effect on backbones that have but one.
         options: of its own kind, such as `stride_on` of a ResNet.
 
     Raises:
@@ -41,8 +51,6 @@ def build_backbone(
     """
     if name not in BACKBONES:
         raise ConfigError(f"backbone '{name}' is unknown: choose one of {', '.join(BACKBONES)}")
-    if "output_stride" in inspect.signature(BACKBONES[name]).parameters:
-        options["output_stride"] = output_stride
     try:
         backbone = BACKBONES[name](**options)
     except TypeError as error:
