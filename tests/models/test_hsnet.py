@@ -14,7 +14,8 @@ from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
 from sd_aanet.feature_cache import FeatureCache
 from sd_aanet.models import build_method
-from sd_aanet.models.hsnet import CentrePivot, HSNet, Patch, correlations, vote
+from sd_aanet.models.hsnet import HSNet, vote
+from sd_aanet.models.parts.centre_pivot import CentrePivot, Patch, correlations
 
 SIZE = 97  # 13, 7 and 4 cells a side
 
@@ -143,7 +144,7 @@ def test_a_centre_pivot_convolution(kernel: int, stride: int, grid: tuple[int, i
 def test_correlations_are_made_around_the_object_alone(
     stride: int, kernel: int, object_: tuple[int, int, int, int], grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sd_aanet.models.hsnet.CHUNK", 1000)  # several parts, the last one smaller
+    monkeypatch.setattr("sd_aanet.models.parts.centre_pivot.CHUNK", 1000)  # several parts, the last one smaller
     torch.manual_seed(0)
     conv = CentrePivot(2, 3, kernel, stride).double()
     query, example = torch.randn(2, 7, 4, 6, dtype=torch.float64), torch.zeros(7, 13, 13, dtype=torch.float64)
