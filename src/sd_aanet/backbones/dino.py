@@ -35,7 +35,7 @@ class Dino(Backbone):
     """
 
     renamed: ClassVar[Mapping[str, str]]
-    rules: ClassVar = {**Backbone.rules, "norm_mid": SWITCH, "l2": SWITCH, "debias": whole(0)}
+    rules: ClassVar = {**Backbone.rules, "l2": SWITCH, "debias": whole(0)}
 
     def __init__(
         self,

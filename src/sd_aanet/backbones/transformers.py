@@ -17,6 +17,7 @@ from sd_aanet.backbones.base import Grid, Output
 from sd_aanet.backbones.dino import Dino
 from sd_aanet.backbones.huggingface import require
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import SWITCH
 
 REGISTERS = 4
 """Tokens of a DINOv3, or of a DINOv2 with registers, that stand for no place of the picture."""
@@ -36,6 +37,8 @@ class ViT(Dino):
     patch: ClassVar[int]
     embeddings: Any
     high = "final"
+
+    rules: ClassVar = {**Dino.rules, "norm_mid": SWITCH}
 
     def __init__(
         self,
