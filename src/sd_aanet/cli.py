@@ -23,8 +23,8 @@ PLAIN = {
     "prepare": ("sd_aanet.data.prepare", "build a benchmark's folder from its archives"),
     "compare": ("sd_aanet.evaluation.compare", "the difference of two results over the same episodes"),
     "report": ("sd_aanet.evaluation.report", "tables, plots and a page of a sweep's results"),
-    "parity": ("sd_aanet.evaluation.parity", "compare the network with recorded outputs of the published one"),
-    "import-published": ("sd_aanet.checkpoint", "turn a published checkpoint into ours, or ours into a published one"),
+    "parity": ("sd_aanet.models.sd_aanet.parity", "compare the network with recorded outputs of the published one"),
+    "import-published": ("sd_aanet.models.sd_aanet.convert", "turn a published checkpoint into ours, or ours into a published one"),
 }
 """Commands with arguments of their own: name -> module with `main(argv)`, which returns the exit code."""
 

@@ -14,6 +14,20 @@ IGNORE = 255
 """Mask value of pixels that count nowhere: not in a loss, not in a prototype, not in a metric."""
 
 
+def joined_masks(masks: Sequence[Tensor]) -> Tensor:
+    """The masks of N classes of one picture, each of 0, 1 and 255, as one of 0..N and 255.
+
+    What any of them ignores is ignored; where two classes overlap, as objects of COCO do, the first one counts.
+    """
+    if len(masks) == 1:
+        return masks[0]
+    joined = torch.zeros_like(masks[0])
+    for way in range(len(masks), 0, -1):
+        joined[masks[way - 1] == 1] = way
+    joined[torch.stack([mask == IGNORE for mask in masks]).any(0)] = IGNORE
+    return joined
+
+
 @dataclass(frozen=True)
 class Batch:
     """A frozen dataclass of tensors, tuples and mappings of them, and plain values, that moves as a whole."""

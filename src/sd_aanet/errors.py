@@ -25,3 +25,7 @@ class DataError(SDAANetError):
 
 class CheckpointError(SDAANetError):
     """A checkpoint or weight file that is missing, truncated, of another kind, or does not fit the network."""
+
+
+class TrainingError(SDAANetError):
+    """A training that cannot go on: its loss is no longer a number."""

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_aanet.checkpoint import load_module
+from sd_aanet.checkpoint import load_trained
+from sd_aanet.comparing import Comparer
 from sd_aanet.data.source import Array8
 from sd_aanet.data.transforms import Preprocess
-from sd_aanet.episode import Prediction, check_size
-from sd_aanet.errors import CheckpointError, ConfigError, DataError
-from sd_aanet.models.base import Features, FewShotNetwork, Supports
-from sd_aanet.models.functional import resize
+from sd_aanet.episode import Prediction
+from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.models.base import Method
+from sd_aanet.models.parts.functional import resize
 from sd_aanet.own_pictures import Mask, Picture, read_picture, read_support
 from sd_aanet.precision import autocast, resolve_precision
 
@@ -31,8 +32,9 @@ class Segmentation:
     Attributes:
         mask: uint8 (H, W), 1 where the probability is over one half, else 0.
         probability: float32 (H, W) in [0, 1], of the supports' class.
-        attention: float32 (H, W), SAAM's affinity attention from 0, its least in this picture, to 1, its most; None
-            without SAAM. Only the decoder reads it, so the object stands out by being high or by being low.
+        attention: float32 (H, W), what the method looked at, from 0, its least in this picture, to 1, its most; None
+            where it has no such map. Of SD-AANet, SAAM's affinity attention, which only the decoder reads, so the object
+            stands out by being high or by being low.
     """
 
     mask: Array8
@@ -44,25 +46,25 @@ class FewShotSegmenter:
     """Three calls to a mask: `from_checkpoint`, `remember` some examples, `segment`.
 
     Args:
-        network: trained.
-        preprocess: how pictures became the network's input in training.
+        method: trained, or one that needs no training.
+        preprocess: how pictures became the method's input in training.
         device: "auto" (CUDA where there is any), "cpu", "cuda", or another of torch's names.
         precision: "32-true", "bf16-mixed", or "auto": the latter where the device computes bfloat16 natively.
 
     Raises:
-        ConfigError: no such device here, no such precision, or the size of `preprocess` is not 8n + 1.
+        ConfigError: no such device here, no such precision, or the backbone does not take the size of `preprocess`.
     """
 
     def __init__(
-        self, network: FewShotNetwork, preprocess: Preprocess, device: str = "auto", precision: str = "32-true"
+        self, method: Method, preprocess: Preprocess, device: str = "auto", precision: str = "32-true"
     ) -> None:
-        check_size(preprocess.size)
+        method.backbone.grid.check(preprocess.size)
         self.device = _device(device)
         self.precision = resolve_precision(precision, self.device.type)
         autocast(self.precision, self.device)  # which refuses what it does not know
-        self.network = network.to(self.device).eval()
+        self.method = method.to(self.device).eval()
         self.preprocess = preprocess
-        self._supports: Supports | None = None
+        self._remembered: tuple[Comparer, int] | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", precision: str = "32-true") -> Self:
@@ -72,12 +74,8 @@ class FewShotSegmenter:
             CheckpointError: the file is missing, truncated or of another kind.
             ConfigError: no such device or precision here.
         """
-        module = load_module(path)
-        try:
-            preprocess = Preprocess(**module.hparams["preprocess"])
-        except TypeError as error:
-            raise CheckpointError(f"checkpoint '{path}' has a preprocessing unknown to this version: {error}") from None
-        return cls(module.network, preprocess, device, precision)
+        trained = load_trained(path)
+        return cls(trained.method, trained.preprocess, device, precision)
 
     @torch.inference_mode()
     def remember(self, supports: Iterable[tuple[Picture, Mask]], class_id: int | None = None, batch: int = 4) -> None:
@@ -98,17 +96,14 @@ class FewShotSegmenter:
             raise DataError("the list of supports is empty: give at least one pair of a picture and its mask")
         inputs = [self.preprocess.resize_pair(image, mask) for image, mask in pairs]
         images = torch.stack([self.preprocess.normalise(image) for image, _ in inputs])  # (K, 3, S, S)
-        foreground = torch.from_numpy(np.stack([mask for _, mask in inputs]) == 1).float()  # (K, S, S)
-        parts, grid = [], (0, 0)
-        for some, masks in zip(images.split(batch), foreground.to(self.device).split(batch), strict=True):
-            with autocast(self.precision, self.device):
-                features = self._features(some.to(self.device), masks)
-                parts.append(self.network.encode_supports(features, masks))
-            grid = (features.mid.shape[-2], features.mid.shape[-1])
-        _check_visible(foreground, grid, [mask for _, mask in pairs])
-        self._supports = Supports(
-            torch.cat([part.prototypes for part in parts]), tuple(columns for part in parts for columns in part.columns)
-        )
+        masks = torch.from_numpy(np.stack([mask for _, mask in inputs])).long()  # (K, S, S)
+        comparer, places = Comparer(self.method), range(len(pairs))
+        _check_visible(masks, self.method.backbone.smallest_grid(self.preprocess.size), [mask for _, mask in pairs])
+        with autocast(self.precision, self.device):
+            for start in range(0, len(pairs), batch):
+                some = slice(start, start + batch)
+                comparer.add_supports(places[some], images[some].to(self.device), masks[some].to(self.device))
+        self._remembered = comparer, len(pairs)
 
     def segment(self, query: Picture) -> Segmentation:
         """Find the supports' class in one picture.
@@ -130,45 +125,42 @@ class FewShotSegmenter:
             DataError: (as it comes to it) a picture is missing or unreadable.
             ConfigError: nothing is remembered yet.
         """
-        if self._supports is None:
+        if self._remembered is None:
             raise ConfigError("no support is remembered, so what to segment is unknown: call remember(...) first")
         # Bound now: what is remembered later is for later calls.
-        return self._each(iter(queries), batch, self._supports)
+        return self._each(iter(queries), batch, *self._remembered)
 
-    def _each(self, queries: Iterator[Picture], batch: int, supports: Supports) -> Iterator[Segmentation]:
+    def _each(self, queries: Iterator[Picture], batch: int, comparer: Comparer, shots: int) -> Iterator[Segmentation]:
         while pictures := [read_picture(query, "query") for query in islice(queries, batch)]:
-            yield from self._segment(pictures, supports)
+            yield from self._segment(pictures, comparer, shots)
 
     @torch.inference_mode()
-    def _segment(self, pictures: Sequence[Array8], supports: Supports) -> list[Segmentation]:
+    def _segment(self, pictures: Sequence[Array8], comparer: Comparer, shots: int) -> list[Segmentation]:
         images = torch.stack([self.preprocess.image(picture) for picture in pictures]).to(self.device)
-        prototypes = supports.prototypes.expand(len(pictures), *supports.prototypes.shape)  # (B, K, ...)
         with autocast(self.precision, self.device):
-            queries = self.network.encode_queries(self._features(images))
-            prior = self.network.prior(queries, [supports.columns] * len(pictures))  # (B, 1, h, w)
-            prediction = self.network.compare(queries, prototypes, prior, (images.shape[-2], images.shape[-1]))
-        return [self._restore(prediction, i, picture.shape[:2]) for i, picture in enumerate(pictures)]
+            queries = comparer.encode_queries(images)
+            comparisons = [(row, [range(shots)]) for row in range(len(pictures))]
+            prediction = comparer.compare(queries, comparisons, (images.shape[-2], images.shape[-1]))
+            scores = comparer.scores(prediction, 1)
+        return [self._restore(prediction, scores[i, 1], i, picture.shape[:2]) for i, picture in enumerate(pictures)]
 
-    def _features(self, images: Tensor, foreground: Tensor | None = None) -> Features:
-        mid = self.network.mid(images)
-        return Features(mid, self.network.high(mid, foreground))
-
-    def _restore(self, prediction: Prediction, i: int, size: tuple[int, int]) -> Segmentation:
+    def _restore(self, prediction: Prediction, score: Tensor, i: int, size: tuple[int, int]) -> Segmentation:
         """Back to the picture's own size."""
-        probability = self.preprocess.restore(prediction.logits[i].float().softmax(0)[1], size).cpu().numpy()
+        probability = self.preprocess.restore(score, size).cpu().numpy()
         attention = None
-        if prediction.attention is not None:
+        if prediction.maps:
+            *_, last = prediction.maps.values()  # of an attention and a prior, the attention
             side = (self.preprocess.size, self.preprocess.size)
-            values = self.preprocess.restore(resize(prediction.attention[i : i + 1].float(), side)[0, 0], size)
+            values = self.preprocess.restore(resize(last[i : i + 1].float(), side)[0, 0], size)
             low, high = values.aminmax()
             attention = ((values - low) / (high - low).clamp(min=1e-7)).cpu().numpy()
         return Segmentation((probability > 0.5).astype(np.uint8), probability, attention)
 
 
-def _check_visible(foreground: Tensor, grid: tuple[int, int], masks: Sequence[Array8]) -> None:
+def _check_visible(masks: Tensor, cells: int, originals: Sequence[Array8]) -> None:
     """Raise DataError where an object falls between the cells of the feature map: its prototype would be nothing."""
-    seen = resize(foreground[:, None], grid).flatten(1).sum(1)  # (K,)
-    for i, (weight, mask) in enumerate(zip(seen.tolist(), masks, strict=True), start=1):
+    seen = resize((masks == 1)[:, None].float(), cells).flatten(1).sum(1)  # (K,)
+    for i, (weight, mask) in enumerate(zip(seen.tolist(), originals, strict=True), start=1):
         if weight == 0:
             raise DataError(
                 f"the object in support {i} has {int((mask == 1).sum())} of {mask.size} pixels, too few for the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from sd_aanet.backbones.base import Backbone
@@ -17,12 +17,20 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 """Name -> what makes it, with random weights, from the options of its own kind."""
 
 
-def build_backbone(name: str, trainable: bool = False, norm: str = "frozen", **options: object) -> Backbone:
+def build_backbone(
+    name: str,
+    trainable: bool = False,
+    norm: str = "frozen",
+    mid: Sequence[str] | None = None,
+    high: str | None = None,
+    **options: object,
+) -> Backbone:
     """A backbone with random weights.
 
     Args:
         name: a key of `BACKBONES`.
         trainable, norm: see `Backbone.freeze`.
+        mid, high: see `Backbone.choose`.
         options: of its own kind, such as `stride_on` of a ResNet.
 
     Raises:
@@ -37,4 +45,4 @@ def build_backbone(name: str, trainable: bool = False, norm: str = "frozen", **o
             raise
         option = str(error).rpartition("argument ")[2]
         raise ConfigError(f"backbone {name} has no option {option}: leave it out, or choose another backbone") from None
-    return backbone.freeze(trainable, norm)
+    return backbone.choose(mid, high).freeze(trainable, norm)

@@ -125,6 +125,41 @@ class Backbone(nn.Module, ABC):
         self.requires_grad_(trainable)
         return self.train(self.training)
 
+    def choose(self, mid: Sequence[str] | None = None, high: str | None = None) -> Self:
+        """Take other outputs for the heads than its own `mid` and `high`.
+
+        Raises:
+            ConfigError: it has no such output.
+        """
+        if mid is not None:
+            self.mid = self.named(mid, "backbone.mid")
+        if high is not None:
+            (chosen,) = self.named([high], "backbone.high")
+            self.before_high = self.before_high if chosen == self.high else None
+            self.high = chosen
+        return self
+
+    def named(self, names: Sequence[str] | str, setting: str) -> tuple[str, ...]:
+        """Names of outputs, all of which it has.
+
+        Args:
+            names: one or several.
+            setting: that gives them, for the message.
+
+        Raises:
+            ConfigError: it has no such output.
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        for name in names:
+            if name not in self.outputs:
+                known = ", ".join(self.outputs)
+                raise ConfigError(f"{setting}={name}, but {self.label} has no such output: choose of {known}")
+        return names
+
+    def smallest_grid(self, size: int) -> int:
+        """Cells a side of the map that heads look at, for an input of this side."""
+        return self.outputs[self.mid[0]].cells(size)
+
     @property
     def stands_still(self) -> bool:
         """Whether an image's outputs are the same at any time of a training."""

@@ -27,7 +27,7 @@ TORCHVISION = {
     "vgg16_bn": "vgg16_bn-6c64b313.pth",
 }
 """The ImageNet weights ("V1") of torchvision's model zoo; a file's name ends with the start of its SHA-256."""
-OURS = "network.backbone."
+OURS = "method.backbone."
 """Where a checkpoint of ours has its backbone."""
 
 

@@ -21,14 +21,15 @@ from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, Epi
 from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
 from sd_aanet.data.source import ImageSource, Split
-from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import Episode, check_size
+from sd_aanet.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RGB, Augment, Preprocess
+from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, SDAANetError
 
 NAMESPACE = "sd_aanet.data."
 SWITCHES = (
     *(
         "fold",
+        "way",
         "shot",
         "test_shot",
         "size",
@@ -63,11 +64,13 @@ class EpisodeDataModule(pl.LightningDataModule):
     Args:
         source: `_target_` (a class under sd_aanet.data) and its arguments but `split`.
         fold: whose classes are novel.
+        way: N, the classes of an episode.
         shot: K in training and validation.
         test_shot: K in the test; None for `shot`.
-        size: side of the input in training, 8n + 1.
+        size: side of the input in training.
         test_size: the same in validation and test; None for `size`.
         resize: "squash" or "keep_aspect".
+        mean, std: with which pictures are normalised, see `Preprocess`.
         augment: "none", "flip", "published" or "scale"; training only.
         batch_size: training episodes a step and device.
         test_batch_size: the same in validation and test.
@@ -98,11 +101,14 @@ class EpisodeDataModule(pl.LightningDataModule):
         self,
         source: dict[str, Any],
         fold: int = 0,
+        way: int = 1,
         shot: int = 1,
         test_shot: int | None = None,
         size: int = 473,
         test_size: int | None = None,
         resize: str = "squash",
+        mean: RGB = IMAGENET_MEAN,
+        std: RGB = IMAGENET_STD,
         augment: str = "none",
         batch_size: int = 4,
         test_batch_size: int = 4,
@@ -124,11 +130,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         super().__init__()
         self.source_config = source
         self.fold = fold
+        self.way = way
         self.shot = shot
         self.test_shot = shot if test_shot is None else test_shot
         self.size = size
         self.test_size = size if test_size is None else test_size
         self.resize = resize
+        self.mean, self.std = mean, std
         self.augment = augment
         self.batch_size = batch_size
         self.test_batch_size = test_batch_size
@@ -155,7 +163,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     @property
     def preprocess(self) -> Preprocess:
         """What a checkpoint carries, so that prediction sees pictures as validation and test do."""
-        return Preprocess(self.test_size, self.resize)
+        return Preprocess(self.test_size, self.resize, self.mean, self.std)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data set and index its classes, for "fit", "validate", "test" or (None) all of them."""
@@ -241,6 +249,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _check(self) -> None:
         """Refuse, before any file is read, what cannot work."""
         for name in (
+            "way",
             "shot",
             "test_shot",
             "batch_size",
@@ -257,8 +266,6 @@ class EpisodeDataModule(pl.LightningDataModule):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one")
-        check_size(self.size)
-        check_size(self.test_size)
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
     def _train(self) -> EpisodeDataset:
@@ -277,13 +284,14 @@ class EpisodeDataModule(pl.LightningDataModule):
             classes.train,
             self.shot,
             self.seed,
+            way=self.way,
             min_object_pixels=self.min_object_pixels,
             allowed=allowed,
             names=source.classes,
             skip_short=self.short_classes == "skip",
         )
-        preprocess = Preprocess(self.size, self.resize)
-        return EpisodeDataset(source, sampler, preprocess, Augment(self.augment), self.episodes)
+        preprocess = Preprocess(self.size, self.resize, self.mean, self.std)
+        return EpisodeDataset(source, sampler, preprocess, Augment(self.augment, preprocess.colour), self.episodes)
 
     def _validation(self) -> EpisodeDataset:
         sampler = self._in_turn(self.classes("val").val, self.shot, self.seed, "classes")
@@ -292,7 +300,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _test(self) -> EpisodeDataset:
         listed = self._listed
         if listed is not None:
-            self.test_shot, self.test_episodes = listed.shot, len(listed)
+            self.way, self.test_shot, self.test_episodes = listed.way, listed.shot, len(listed)
             return self._evaluation(listed, len(listed))
         sampler = self._in_turn(self.classes("val").test, self.test_shot, self.test_seed, self.order)
         return self._evaluation(sampler, self.test_episodes)
@@ -329,6 +337,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             classes,
             shot,
             seed,
+            way=self.way,
             min_object_pixels=self.min_object_pixels,
             order=order,
             names=self.source("val").classes,

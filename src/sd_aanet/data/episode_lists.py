@@ -15,7 +15,7 @@ from sd_aanet.files import written_out
 
 FORMAT = "sd_aanet episodes 1"
 KEYS = ("class", "query", "supports")
-ABOUT = {"dataset": str, "fold": int, "order": str, "min_object_pixels": int, "short_classes": str, "seed": int}
+ABOUT = {"dataset": str, "fold": int, "way": int, "order": str, "min_object_pixels": int, "short_classes": str, "seed": int}
 """What a list may say of how it was drawn, and the kind of value."""
 
 
@@ -23,6 +23,7 @@ class EpisodeList:
     """Episodes read from a file.
 
     Attributes:
+        way: N, of all of them.
         shot: K, of all of them.
         classes: the class ids that occur, sorted.
         about: what the file says of how it was drawn, by the names of `ABOUT`; None where it does not say.
@@ -34,8 +35,9 @@ class EpisodeList:
     def __init__(self, specs: list[EpisodeSpec], about: dict[str, Any]) -> None:
         self._specs = specs
         self.about = about
-        self.classes = tuple(sorted({spec.class_id for spec in specs}))
-        self.shot = len(specs[0].supports)
+        self.classes = tuple(sorted({c for spec in specs for c in spec.classes}))
+        self.way = len(specs[0].classes)
+        self.shot = len(specs[0].supports[0])
 
     def __len__(self) -> int:
         return len(self._specs)
@@ -72,7 +74,8 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
     """Read a list for a data set.
 
     Expects a JSON object whose `episodes` are objects with `class` (a name, or a number: its id), `query` (an image's
-    key) and `supports` (K keys, the same K for all).
+    key) and `supports` (K keys, the same K for all); of several classes at once, `class` is a list of N of them and
+    `supports` a list of N such lists.
 
     Raises:
         DataError: the file is missing or not that, or names what the data set does not have.
@@ -99,9 +102,11 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
     specs: list[EpisodeSpec] = []
     for number, entry in enumerate(entries):
         problem, spec = _spec(entry, places, ids, source)
-        shot = len(specs[0].supports) if specs else None
-        if spec is not None and shot is not None and len(spec.supports) != shot:
-            problem, spec = f"has {len(spec.supports)} supports and the first one {shot}", None
+        if spec is not None and specs and [len(s) for s in spec.supports] != [len(s) for s in specs[0].supports]:
+            (ways, shots), (first_ways, first_shots) = ((len(s.classes), len(s.supports[0])) for s in (spec, specs[0]))
+            one = f"{ways} classes of {shots}" if ways != first_ways else str(shots)
+            other = f"{first_ways} classes of {first_shots}" if ways != first_ways else str(first_shots)
+            problem, spec = f"has {one} supports and the first one {other}", None
         if spec is None:
             raise DataError(f"episodes_file={path}: episode {number} {problem}: correct it, or choose its data set")
         specs.append(spec)
@@ -115,10 +120,13 @@ def digest(source: ImageSource, specs: Iterable[EpisodeSpec]) -> str:
 
 
 def _entry(source: ImageSource, spec: EpisodeSpec) -> dict[str, Any]:
+    classes = [source.classes[c - 1] for c in spec.classes]
+    supports = [[source.key(i) for i in images] for images in spec.supports]
+    one = len(classes) == 1  # the usual: as lists of one class have always been written
     return {
-        "class": source.classes[spec.class_id - 1],
+        "class": classes[0] if one else classes,
         "query": source.key(spec.query),
-        "supports": [source.key(i) for i in spec.supports],
+        "supports": supports[0] if one else supports,
     }
 
 
@@ -137,15 +145,25 @@ def _spec(
     """What is wrong with an entry, or the episode."""
     if not isinstance(entry, dict) or not set(KEYS) <= set(entry) or not isinstance(entry["supports"], list):
         return f"is no object with {', '.join(KEYS)}", None
-    named = entry["class"]
-    class_id = ids.get(named) if type(named) in (str, int) else None  # True would be 1, and a list has no hash
-    if class_id is None:
-        return f"names the class '{named}', which {source.name} does not have", None
-    keys = [str(key) for key in (entry["query"], *entry["supports"])]
-    unknown = [key for key in keys if key not in places]
-    if unknown:
-        return f"names the image '{unknown[0]}', which the {source.split} images of {source.name} do not have", None
-    if len(keys) < 2 or len(set(keys)) < len(keys):
-        return "has no support, or one image twice", None
-    query, *supports = (places[key] for key in keys)
-    return "", EpisodeSpec(class_id, query, tuple(supports))
+    several = isinstance(entry["class"], list)
+    names = entry["class"] if several else [entry["class"]]
+    supports = entry["supports"] if several else [entry["supports"]]
+    if len(names) != len(supports) or not names or not all(isinstance(images, list) for images in supports):
+        return "names several classes, expected in supports a list of images for each", None
+    classes: list[int] = []
+    for named in names:
+        class_id = ids.get(named) if type(named) in (str, int) else None  # True would be 1, and a list has no hash
+        if class_id is None:
+            return f"names the class '{named}', which {source.name} does not have", None
+        classes.append(class_id)
+    if len(set(classes)) < len(classes) or len({len(images) for images in supports}) > 1:
+        return "names one class twice, or has more supports of one class than of another", None
+    for images in supports:
+        keys = [str(key) for key in (entry["query"], *images)]
+        unknown = [key for key in keys if key not in places]
+        if unknown:
+            return f"names the image '{unknown[0]}', which the {source.split} images of {source.name} do not have", None
+        if len(keys) < 2 or len(set(keys)) < len(keys):
+            return "has no support, or one image twice", None
+    placed = tuple(tuple(places[str(key)] for key in images) for images in supports)
+    return "", EpisodeSpec(tuple(classes), places[str(entry["query"])], placed)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from sd_aanet.data.source import Array8, ImageSource
 from sd_aanet.data.transforms import Augment, Preprocess
-from sd_aanet.episode import IGNORE, Episode
+from sd_aanet.episode import IGNORE, Episode, joined_masks
 from sd_aanet.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,22 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """Which images make an episode. Numbers are places in the image source, class ids start at 1."""
+    """Which images make an episode; numbers are places in the image source.
 
-    class_id: int
+    Attributes:
+        classes: N class ids, from 1; the query shows the first one, and others or not.
+        query: the picture to segment.
+        supports: for each class its K examples.
+    """
+
+    classes: tuple[int, ...]
     query: int
-    supports: tuple[int, ...]
+    supports: tuple[tuple[int, ...], ...]
+
+    @property
+    def examples(self) -> list[tuple[int, int]]:
+        """(image, class) of each example, shots innermost."""
+        return [(image, c) for c, images in zip(self.classes, self.supports, strict=True) for image in images]
 
 
 class Episodes(Protocol):
@@ -42,7 +53,7 @@ class Episodes(Protocol):
 
 
 class EpisodeSampler:
-    """Draws episodes: a class, a query that shows it, and K other images that show it as supports.
+    """Draws episodes: N classes, a query that shows the first, and for each class K other images that show it.
 
     An episode depends on (seed, epoch, index) alone, never on what was drawn before, by whom or in which
     order.
@@ -50,10 +61,11 @@ class EpisodeSampler:
     Args:
         pixels: (N, C) pixels of each class in each image.
         classes: the class ids to draw from.
-        shot: K, the number of supports.
+        shot: K, the number of supports of each class.
         seed: not negative.
+        way: N, the number of classes.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
-        order: of the queries. "random": class and query are drawn (training). "classes": each class in turn, its query
+        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn, its query
             drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
             turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
@@ -61,7 +73,7 @@ class EpisodeSampler:
         skip_short: leave out classes with too few images, and say so, instead of refusing them.
 
     Raises:
-        ConfigError: `shot` is under 1.
+        ConfigError: `shot` is under 1, or `way` under 1 or over the number of classes.
         DataError: classes with fewer than K + 1 images, or no class at all.
     """
 
@@ -72,6 +84,7 @@ class EpisodeSampler:
         shot: int,
         seed: int,
         *,
+        way: int = 1,
         min_object_pixels: int = 2 * 32 * 32,
         order: Literal["random", "classes", "pairs"] = "random",
         allowed: NDArray[np.bool_] | None = None,
@@ -87,6 +100,7 @@ class EpisodeSampler:
             shows &= allowed[:, None]
         self.shot = shot
         self.seed = seed
+        self.way = way
         self.order = order
         images = {c: np.flatnonzero(shows[:, c - 1]) for c in classes}
         short = {c: len(some) for c, some in images.items() if len(some) <= shot}
@@ -101,26 +115,36 @@ class EpisodeSampler:
             logger.warning("CAUTION: %s: they are left out", line)
         self._images: Mapping[int, NDArray[np.intp]] = {c: some for c, some in images.items() if c not in short}
         self.classes = tuple(self._images)
+        if not 1 <= way <= len(self.classes):
+            raise ConfigError(
+                f"way={way}, expected 1 to {len(self.classes)}, the classes to draw from: set way={len(self.classes)} or "
+                "less"
+            )
         pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
         self._pairs = [(c, image) for _, c, image in sorted(pairs)]
 
     def draw(self, epoch: int, index: int) -> EpisodeSpec:
-        """The episode at a place: K distinct supports, none of them the query."""
+        """The episode at a place: K distinct supports of each class, none of them the query."""
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
         raw = np.random.PCG64([self.seed, epoch, index]).random_raw
-        chosen: list[int] = []
+
+        def distinct(among: Sequence[int], count: int, chosen: list[int]) -> list[int]:
+            while len(chosen) < count:
+                one = int(among[int(raw()) % len(among)])
+                if one not in chosen:
+                    chosen.append(one)
+            return chosen
+
         if self.order == "pairs":
-            class_id, query = self._pairs[index % len(self._pairs)]
-            chosen.append(query)
+            first, query = self._pairs[index % len(self._pairs)]
         else:
-            turn = index if self.order == "classes" else int(raw())
-            class_id = self.classes[turn % len(self.classes)]
-        images = self._images[class_id]
-        while len(chosen) <= self.shot:
-            image = int(images[int(raw()) % len(images)])
-            if image not in chosen:
-                chosen.append(image)
-        return EpisodeSpec(class_id, chosen[0], tuple(chosen[1:]))
+            first = self.classes[(index if self.order == "classes" else int(raw())) % len(self.classes)]
+            query = -1
+        classes = distinct(self.classes, self.way, [first])
+        images = [self._images[c] for c in classes]
+        query, *supports = distinct(images[0], 1 + self.shot, [] if query < 0 else [query])
+        others = [distinct(some, 1 + self.shot, [query])[1:] for some in images[1:]]
+        return EpisodeSpec(tuple(classes), query, (tuple(supports), *map(tuple, others)))
 
 
 class EpisodeDataset(Dataset[Episode]):
@@ -173,22 +197,23 @@ class EpisodeDataset(Dataset[Episode]):
         if not 0 <= index < self.length:
             raise IndexError(f"episode {index} of an epoch of {self.length}")
         spec = self.sampler.draw(epoch, index)
-        # Slot 0 would seed the same stream as the episode's own draw, (seed, epoch, index).
-        places = (spec.query, *spec.supports)
-        originals = [self.source.mask(i, spec.class_id) for i in places]
+        truth = joined_masks([torch.from_numpy(self.source.mask(spec.query, c)) for c in spec.classes]).numpy()
         if not self.ignore_boundary:
-            originals[0] = np.where(originals[0] == IGNORE, 0, originals[0]).astype(np.uint8)
+            truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
+        originals = [(spec.query, truth), *((i, self.source.mask(i, c)) for i, c in spec.examples)]
+        # Slot 0 would seed the same stream as the episode's own draw, (seed, epoch, index).
         views = [
             self._view(i, mask, (self.sampler.seed, epoch, index, slot))
-            for slot, (i, mask) in enumerate(zip(places, originals, strict=True), start=1)
+            for slot, (i, mask) in enumerate(originals, start=1)
         ]
         images, masks, keys = zip(*views, strict=True)
+        ways = (len(spec.classes), -1)
         return Episode(
             query=images[0][None],
             query_mask=masks[0][None],
-            support=torch.stack(images[1:])[None],
-            support_mask=torch.stack(masks[1:])[None],
-            class_id=torch.tensor([spec.class_id]),
+            support=torch.stack(images[1:]).unflatten(0, ways)[None],
+            support_mask=torch.stack(masks[1:]).unflatten(0, ways)[None],
+            class_id=torch.tensor([spec.classes]),
             index=torch.tensor([index]),
             query_key=(keys[0],),
             support_key=(keys[1:],),

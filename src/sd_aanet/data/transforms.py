@@ -23,11 +23,10 @@ from sd_aanet.errors import ConfigError
 if TYPE_CHECKING:
     import albumentations
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's statistics of RGB in [0, 1], which torchvision's weights expect."""
-MEAN_COLOUR = (124, 116, 104)
-"""The mean as 8-bit RGB: what fills borders, being about 0 once normalised."""
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1], as most backbones expect it; each says what it wants."""
 
 RESIZES = ("squash", "keep_aspect")
 AUGMENTS = ("none", "flip", "published", "scale")
@@ -41,6 +40,7 @@ class Preprocess:
         size: S, the side of the input.
         resize: "squash" (both sides to S: published) or "keep_aspect" (the longer side to S, the rest padded
             below or on the right with the mean colour, the mask there 255).
+        mean, std: of RGB in [0, 1], the backbone's own.
 
     Raises:
         ConfigError: an unknown `resize`.
@@ -48,10 +48,20 @@ class Preprocess:
 
     size: int
     resize: str = "squash"
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # a checkpoint has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.resize not in RESIZES:
             raise ConfigError(f"resize={self.resize!r}, expected one of {', '.join(RESIZES)}: choose one of them")
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """The mean as 8-bit RGB: what fills borders, being about 0 once normalised."""
+        red, green, blue = (round(255 * mean) for mean in self.mean)
+        return red, green, blue
 
     def resize_pair(self, image: Array8, mask: Array8) -> tuple[Array8, Array8]:
         """Resize a uint8 (H, W, 3) image bilinearly and its (H, W) mask to the nearest pixel, to (S, S)."""
@@ -62,16 +72,16 @@ class Preprocess:
         if (height, width) == (self.size, self.size):
             return image, mask
         padded = np.empty((self.size, self.size, 3), np.uint8)
-        padded[:] = MEAN_COLOUR
+        padded[:] = self.colour
         padded[:height, :width] = image
         padded_mask = np.full((self.size, self.size), IGNORE, np.uint8)
         padded_mask[:height, :width] = mask
         return padded, padded_mask
 
     def normalise(self, image: Array8) -> Tensor:
-        """A uint8 (S, S, 3) RGB image as float32 (3, S, S) with ImageNet's mean and deviation taken out."""
-        scale = 1 / (255 * np.asarray(STD, np.float32))
-        shift = -np.asarray(MEAN, np.float32) / np.asarray(STD, np.float32)
+        """A uint8 (S, S, 3) RGB image as float32 (3, S, S) with mean and deviation taken out."""
+        scale = 1 / (255 * np.asarray(self.std, np.float32))
+        shift = -np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         return torch.from_numpy((image * scale + shift).transpose(2, 0, 1).copy())
 
     def image(self, image: Array8) -> Tensor:
@@ -114,12 +124,14 @@ class Augment:
         name: "none"; "flip" (left to right, p 0.5); "published" (turned by up to 10 degrees, a 5x5 Gaussian
             blur, a flip, each p 0.5); "scale" (scaled by 0.8 to 1.25 and turned by up to 10 degrees together,
             a flip, each p 0.5).
+        fill: RGB of what comes in at the borders, see `Preprocess.colour`.
 
     Raises:
         ConfigError: an unknown name.
     """
 
     name: str = "none"
+    fill: tuple[int, int, int] = (124, 116, 104)
 
     def __post_init__(self) -> None:
         if self.name not in AUGMENTS:
@@ -143,7 +155,7 @@ class Augment:
             if draw % 2:
                 return image, mask, ""
             return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1]), "/flip"
-        pipeline = _pipeline(self.name)
+        pipeline = _pipeline(self.name, self.fill)
         # Not set_random_seed: it gives each step the same stream, so that all of them apply or none.
         pipeline.set_random_state(np.random.default_rng(draw), random.Random(draw))
         view = pipeline(image=image, mask=mask)
@@ -154,7 +166,7 @@ class Augment:
 
 
 @functools.cache
-def _pipeline(name: str) -> albumentations.Compose:
+def _pipeline(name: str, fill: tuple[int, int, int]) -> albumentations.Compose:
     """The albumentations pipeline of a name, built once a process and seeded anew for each view."""
     # Only training needs the import; it is slow, and asks the network for a newer version unless told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -166,7 +178,7 @@ def _pipeline(name: str) -> albumentations.Compose:
             "border_mode": cv2.BORDER_CONSTANT,
             "interpolation": cv2.INTER_LINEAR,
             "mask_interpolation": cv2.INTER_NEAREST,
-            "fill": MEAN_COLOUR,
+            "fill": fill,
             "fill_mask": IGNORE,
             "p": 0.5,
         }

@@ -8,7 +8,7 @@ from typing import Any
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episode_lists import write_list
 
-KEPT = ("fold", "shot", "seed", "order", "min_object_pixels", "short_classes")
+KEPT = ("fold", "way", "shot", "seed", "order", "min_object_pixels", "short_classes")
 """What a list says of how it was drawn."""
 
 
@@ -23,8 +23,7 @@ def run(config: dict[str, Any]) -> Path:
     """
     data = EpisodeDataModule(
         source=dict(config["dataset"]["source"]),
-        **{name: config[name] for name in ("fold", "shot", "min_object_pixels", "short_classes", "order")},
-        size=config["dataset"]["recipe"]["test_size"],
+        **{name: config[name] for name in ("fold", "way", "shot", "min_object_pixels", "short_classes", "order")},
         test_seed=config["seed"],
         test_episodes=config["episodes"],
         select_on="none",
@@ -35,6 +34,6 @@ def run(config: dict[str, Any]) -> Path:
     specs = [data.test_data.spec(index) for index in range(len(data.test_data))]
     about = {"dataset": source.name, "split": source.split, **{name: config[name] for name in KEPT}}
     digest = write_list(out, source, specs, about)
-    classes = {spec.class_id for spec in specs}
+    classes = {c for spec in specs for c in spec.classes}
     print(f"written: {out}, {len(specs)} episodes of {len(classes)} classes, digest {digest[:16]}")
     return out

@@ -13,22 +13,22 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
+from sd_aanet.checkpoint import Trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.loader import Loader
+from sd_aanet.episode import IGNORE, joined_masks
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation import results
 from sd_aanet.evaluation.loading import StepDataset
-from sd_aanet.evaluation.plan import Job, plan
+from sd_aanet.evaluation.plan import ListedEpisode, plan
 from sd_aanet.evaluation.results import Result
-from sd_aanet.evaluation.tester import EpisodeTester, Views
+from sd_aanet.evaluation.tester import EpisodeTester, Views, answers
+from sd_aanet.feature_cache import GIGABYTE
 from sd_aanet.files import written_whole
-from sd_aanet.memory import GIGABYTE
-from sd_aanet.models.functional import resize
+from sd_aanet.models.parts.functional import resize
 from sd_aanet.pictures import EpisodeRow, episode_picture
-from sd_aanet.training.build import affordable, build_trainer
-from sd_aanet.training.callbacks import Progress
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.trainer import Progress, affordable, build_trainer
 
 RESOLUTIONS = {"original": ("original",), "squashed": ("squashed",), "both": ("original", "squashed")}
 """What `resolution` may be -> where predictions are scored, the headline first."""
@@ -60,7 +60,7 @@ class Protocol:
 
 
 def evaluate(
-    module: SDAANetModule,
+    trained: Trained,
     data: EpisodeDataModule,
     settings: dict[str, Any],
     protocol: Protocol,
@@ -68,19 +68,19 @@ def evaluate(
     gigabytes: float = 8.0,
     folder: str | None = None,
 ) -> Result:
-    """Evaluate a module over lists of test episodes; write result.json, episodes.csv, prototypes.npz and episodes.png.
+    """Evaluate a method over lists of test episodes; write result.json, episodes.csv, prototypes.npz and episodes.png.
 
     Args:
-        module: on any device; put into eval mode.
+        trained: the method, on any device; put into eval mode.
         data: whose "val" images and novel classes are tested on.
         settings: of the Trainer, see `trainer_settings`; of several devices, one is used.
         protocol: see there.
         out: the folder of the files, each of which is there whole or not at all.
         gigabytes: of memory for pictures that come again, see `EpisodeTester`.
-        folder: where backbone features are kept for other runs, too, see `FeatureMemory`.
+        folder: where backbone features are kept for other runs, too, see `FeatureCache`.
 
     Returns:
-        What result.json holds: metrics in [0, 1] as means over seeds, their spread, the figures of classes and seeds,
+        What result.json holds: metrics in [0, 1] as means over seeds, their spread, the scores of classes and seeds,
         every protocol switch, seconds and versions.
     """
     resolutions = RESOLUTIONS[protocol.resolution]
@@ -88,21 +88,22 @@ def evaluate(
     start = time.perf_counter()
     lists = {seed: data.test_specs(seed) for seed in range(protocol.seed, protocol.seed + protocol.seeds)}
     tester = EpisodeTester(
-        module.eval(),
+        trained.method.eval(),
         data.preprocess,
+        len(source.classes),
         resolutions,
         protocol.views,
         data.test_batch_size,
         affordable(gigabytes, settings) * GIGABYTE,
         None if folder is None else Path(folder),
     )
-    jobs = [Job(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)]
-    trainer = _test(tester, jobs, data, settings)
+    episodes = [ListedEpisode(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)]
+    trainer = _test(tester, episodes, data, settings)
     seconds = time.perf_counter() - start
-    rows = {name: torch.cat(some).cpu().numpy() for name, some in tester.rows.items()}  # (N, 8) each
+    rows = {name: torch.cat(some).cpu().numpy() for name, some in tester.rows.items()}  # (E * N, 8) each
     headline, *others = resolutions
-    order = np.lexsort((rows[headline][:, 1], rows[headline][:, 0]))  # by list, then by place in it
-    counts = len(next(iter(lists.values())))
+    order = np.lexsort((rows[headline][:, 1], rows[headline][:, 0]))  # by list, then by place in it, then as they were
+    counts = len(next(iter(lists.values()))) * data.way
     seeds = {
         name: [
             results.of_seed(seed, specs, some[order][i * counts : (i + 1) * counts, 1:], source)
@@ -113,13 +114,16 @@ def evaluate(
     result = {
         **results.summary(seeds[headline]),
         "also": {name: results.summary(seeds[name]) for name in others},
-        "episodes": len(order),
-        "protocol": _switches(data, module, protocol),
+        "episodes": len(episodes),
+        "confusion": results.confusion_table(tester.confusion, source.classes),
+        "protocol": _switches(data, trained, protocol),
         "precision": settings["precision"],
         "seconds": round(seconds, 2),
-        "episodes_per_second": round(len(order) / seconds, 3),
-        "network": dict(module.hparams["network"]),
-        "training": module.hparams.get("training"),
+        "episodes_per_second": round(len(episodes) / seconds, 3),
+        "label": trained.method.label,
+        "backbone": trained.method.backbone.label,
+        "network": dict(trained.network),
+        "training": trained.training,
         "versions": results.versions(),
     }
     first = seeds[headline][0].rows
@@ -127,24 +131,28 @@ def evaluate(
     with trainer.precision_plugin.forward_context():
         _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")
     results.write_episodes(seeds, source.classes, out)
-    results.write_prototypes(first[:, 1], torch.cat(tester.prototypes).cpu().numpy()[order][:counts], out)
+    embeddings = torch.cat(tester.embeddings).cpu().numpy() if tester.embeddings else np.zeros((0, 0), np.float32)
+    if len(embeddings) == len(order):
+        results.write_prototypes(first[:, 1], embeddings[order][:counts], out)
     return result
 
 
-def _test(tester: EpisodeTester, jobs: Sequence[Job], data: EpisodeDataModule, settings: dict[str, Any]) -> pl.Trainer:
+def _test(
+    tester: EpisodeTester, episodes: Sequence[ListedEpisode], data: EpisodeDataModule, settings: dict[str, Any]
+) -> pl.Trainer:
     """Run the tester over all episodes on one device; what ran it."""
     devices = settings["devices"]
     single = {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
     trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
-    tester.steps = plan(jobs, tester.most_supports(), data.test_batch_size)
+    tester.steps = plan(episodes, tester.most_supports(), data.test_batch_size)
     pictures = StepDataset(data.source("val"), tester.steps, data.preprocess, data.ignore_boundary)
     trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
     return trainer
 
 
-def _switches(data: EpisodeDataModule, module: SDAANetModule, protocol: Protocol) -> Result:
+def _switches(data: EpisodeDataModule, trained: Trained, protocol: Protocol) -> Result:
     """Every switch of the protocol; those of the training as it was, None where that is unknown."""
-    training = module.hparams.get("training") or {}
+    training = trained.training or {}
     seen = training.get("classes") or {}
     described = data.describe()
     return {
@@ -166,37 +174,43 @@ def _draw_episodes(
     tester: EpisodeTester, data: EpisodeDataModule, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], path: Path
 ) -> None:
     """The best, the median and the worst episode of a list by foreground IoU, segmented again for a picture."""
-    iou = rows[:, 2] / np.maximum(rows[:, 3], 1)
+    ways = len(specs[0].classes)
+    sums = rows[:, 2:4].reshape(len(specs), ways, 2).sum(1)  # of all classes of an episode
+    iou = sums[:, 0] / np.maximum(sums[:, 1], 1)
     order = np.argsort(iou, kind="stable")
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     names = data.source("val").classes
     pictures = [
-        draw(tester, data, specs[i], f"{name}: {names[rows[i, 1] - 1]}, IoU {iou[i]:.2f}") for name, i in chosen.items()
+        draw(tester, data, specs[i], f"{name}: {', '.join(names[c - 1] for c in specs[i].classes)}, IoU {iou[i]:.2f}")
+        for name, i in chosen.items()
     ]
     with written_whole(path) as temporary:
         episode_picture(pictures).save(temporary)
 
 
 def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, title: str) -> EpisodeRow:
-    """One test episode as a row of a picture, at the size of its own photographs."""
+    """One test episode as a row of a picture, at the size of its own photographs; of several classes any as object."""
     source = data.source("val")
-    tester.steps = plan([Job(0, 0, spec)], supports=1, pictures=len(spec.supports))
-    with torch.inference_mode():
+    tester.steps = plan([ListedEpisode(0, 0, spec)], supports=1, pictures=len(spec.examples))
+    with torch.no_grad() if tester.method.adapts else torch.inference_mode():
         steps = StepDataset(source, tester.steps, data.preprocess)
         loaded = (steps[i].to(tester.device) for i in range(len(steps)))
-        ((_, probability, prediction),) = [found for pictures in loaded for found in tester.segment(pictures)]
+        ((_, scores, prediction),) = [found for pictures in loaded for found in tester.segment(pictures)]
     image = source.image(spec.query)
     size = (image.shape[0], image.shape[1])
-    attention: NDArray[np.float32] | None = None
-    if prediction.attention is not None:
-        whole = resize(prediction.attention.float(), data.preprocess.size)[0, 0]
+    shown: NDArray[np.float32] | None = None
+    if prediction.maps:
+        *_, last = prediction.maps.values()  # of an attention and a prior, the attention
+        whole = resize(last[:1].float(), data.preprocess.size)[0, 0]
         restored = data.preprocess.restore(whole.cpu(), size).numpy()
-        attention = (restored - restored.min()) / max(float(np.ptp(restored)), 1e-7)
+        shown = (restored - restored.min()) / max(float(np.ptp(restored)), 1e-7)
+    truth = joined_masks([torch.from_numpy(source.mask(spec.query, c)) for c in spec.classes]).numpy()
+    found = answers(data.preprocess.restore(scores[0].cpu(), size)).numpy()
     return EpisodeRow(
         title=title,
-        supports=[(source.image(i), source.mask(i, spec.class_id)) for i in spec.supports],
+        supports=[(source.image(i), source.mask(i, c)) for i, c in spec.examples],
         query=image,
-        query_mask=source.mask(spec.query, spec.class_id),
-        prediction=(data.preprocess.restore(probability[0].cpu(), size) > 0.5).numpy().astype(np.uint8),
-        attention=attention,
+        query_mask=np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8),
+        prediction=(found > 0).astype(np.uint8),
+        attention=shown,
     )

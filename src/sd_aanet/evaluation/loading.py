@@ -68,7 +68,7 @@ class StepDataset(Dataset[LabelledPictures]):
             picture = self.source.image(place)
             for class_id in classes:
                 truth = self.source.mask(place, class_id)
-                if step.jobs and not self.ignore_boundary:
+                if step.episodes and not self.ignore_boundary:
                     truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
                 image, mask = self.preprocess.resize_pair(picture, truth)
                 masks.append(torch.from_numpy(mask).long())

@@ -14,7 +14,7 @@ from sd_aanet.data.episodes import EpisodeSpec
 
 
 @dataclass(frozen=True)
-class Job:
+class ListedEpisode:
     """An episode to score.
 
     Attributes:
@@ -35,13 +35,13 @@ class Step:
     Attributes:
         images: their places in the image source.
         classes: for each, the classes whose mask is wanted.
-        jobs: the episodes in which one of them is the query; none where they are supports.
+        episodes: those in which one of them is the query; none where they are supports.
         fresh: a group begins here, and no support that was encoded before is needed again.
     """
 
     images: tuple[int, ...]
     classes: tuple[tuple[int, ...], ...]
-    jobs: tuple[Job, ...]
+    episodes: tuple[ListedEpisode, ...]
     fresh: bool
 
     @property
@@ -50,37 +50,37 @@ class Step:
         return [(image, c) for image, classes in zip(self.images, self.classes, strict=True) for c in classes]
 
 
-def plan(jobs: Iterable[Job], supports: int, pictures: int) -> list[Step]:
+def plan(episodes: Iterable[ListedEpisode], supports: int, pictures: int) -> list[Step]:
     """The steps of an evaluation.
 
     Args:
-        jobs: all episodes, in any order.
-        supports: how many labelled pictures may be held at a time; one episode's are always.
+        episodes: all of them, in any order.
+        supports: how many labelled pictures may be held at a time; one episode's always may.
         pictures: how many go through the backbone together.
     """
     steps: list[Step] = []
-    for group in _groups(sorted(jobs, key=lambda job: (job.spec.class_id, job.spec.query)), supports):
-        labelled = _by_image((i, job.spec.class_id) for job in group for i in job.spec.supports)
-        queries = _by_image((job.spec.query, job.spec.class_id) for job in group)
+    for group in _groups(sorted(episodes, key=lambda one: (one.spec.classes, one.spec.query)), supports):
+        labelled = _by_image(pair for one in group for pair in one.spec.examples)
+        queries = _by_image((one.spec.query, c) for one in group for c in one.spec.classes)
         for images in _batches(list(labelled), pictures):
             classes = tuple(labelled[i] for i in images)
             steps.append(Step(images, classes, (), fresh=images[0] == next(iter(labelled))))
         for images in _batches(list(queries), pictures):
             classes = tuple(queries[i] for i in images)
-            steps.append(Step(images, classes, tuple(job for job in group if job.spec.query in images), fresh=False))
+            steps.append(Step(images, classes, tuple(one for one in group if one.spec.query in images), fresh=False))
     return steps
 
 
-def _groups(jobs: Sequence[Job], supports: int) -> Iterable[list[Job]]:
-    """Runs of jobs that need at most so many labelled pictures."""
-    group: list[Job] = []
+def _groups(episodes: Sequence[ListedEpisode], supports: int) -> Iterable[list[ListedEpisode]]:
+    """Runs of episodes that need at most so many labelled pictures."""
+    group: list[ListedEpisode] = []
     held: set[tuple[int, int]] = set()
-    for job in jobs:
-        needed = {(i, job.spec.class_id) for i in job.spec.supports}
+    for one in episodes:
+        needed = set(one.spec.examples)
         if group and len(held | needed) > supports:
             yield group
             group, held = [], set()
-        group.append(job)
+        group.append(one)
         held |= needed
     if group:
         yield group

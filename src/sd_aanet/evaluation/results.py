@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import torchmetrics
 from numpy.typing import NDArray
+from torch import Tensor
 
 import sd_aanet
 from sd_aanet.data.episode_lists import digest
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.source import ImageSource
-from sd_aanet.evaluation.metrics import class_iou, class_sums, figures
+from sd_aanet.metrics import class_iou, class_sums, figures
 from sd_aanet.evaluation.statistics import spread
 from sd_aanet.files import written_whole
 
@@ -30,7 +31,7 @@ COLUMNS = ("resolution", "seed", "index", "class_id", "class", "query", *COUNTS)
 """Of episodes.csv: an episode a row and resolution, its counts in pixels; `object` is the true foreground."""
 FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou")
 SHOWN = (
-    *("dataset", "fold", "test_shot", "episodes", "seeds", "resolution", "ignore_boundary", "min_object_pixels"),
+    *("dataset", "fold", "way", "test_shot", "episodes", "seeds", "resolution", "ignore_boundary", "min_object_pixels"),
     *("order", "select_on", "novel_in_train", "size", "resize", "scales", "flip"),
 )
 """The switches under a table."""
@@ -45,8 +46,8 @@ class SeedFigures:
         episodes: the list's digest.
         figures: mIoU, FB-IoU and foreground and background IoU, in [0, 1].
         classes: {name: (IoU, number of episodes)}.
-        rows: (N, 7) int64, see `of_seed`.
-        queries: the key of each episode's query.
+        rows: (E * N, 7) int64, see `of_seed`.
+        queries: the key of each row's query.
     """
 
     seed: int
@@ -63,7 +64,7 @@ def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], so
     Args:
         seed: of the list.
         specs: its episodes.
-        rows: (N, 7) int64: index, class id, and `episode_counts`, in the order of the list.
+        rows: (E * N, 7) int64: index, class id, and `episode_counts`, in the order of the list, classes innermost.
         source: the images.
     """
     sums, episodes = class_sums(torch.from_numpy(rows[:, 2:]), torch.from_numpy(rows[:, 1]), len(source.classes))
@@ -76,7 +77,7 @@ def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], so
             source.classes[c - 1]: (float(iou[c]), int(episodes[c])) for c in torch.nonzero(episodes)[:, 0].tolist()
         },
         rows=rows,
-        queries=[source.key(spec.query) for spec in specs],
+        queries=[source.key(spec.query) for spec in specs for _ in spec.classes],
     )
 
 
@@ -105,6 +106,17 @@ def summary(seeds: Sequence[SeedFigures]) -> Result:
             for s in seeds
         ],
     }
+
+
+def confusion_table(pixels: Tensor | None, classes: Sequence[str]) -> Result | None:
+    """Shares of the pixels of each class that were taken for which, see `metrics.confusion`; None without pixels."""
+    if pixels is None:
+        return None
+    there = [c for c in range(len(pixels)) if c == 0 or pixels[c].any()]
+    kept = pixels[there][:, there].double().cpu()
+    shares = kept / kept.sum(1, keepdim=True).clamp(min=1)
+    names = ["background", *(classes[c - 1] for c in there[1:])]
+    return {"classes": names, "shares": [[round(share, 6) for share in row] for row in shares.tolist()]}
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.models.base import FewShotMethod
-from sd_aanet.models.parts.features import Maps, chosen
+from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
 
 
@@ -43,7 +43,7 @@ class CosinePrototype(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any
         self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False
     ) -> None:
         super().__init__(backbone)
-        self.features = chosen(backbone, features, backbone.mid[:1], "features")
+        self.features = backbone.named(features or backbone.mid[:1], "model.features")
         self.normalise = normalise
         backbone.keep(self.features)
 

@@ -1,4 +1,4 @@
-"""Callbacks of every run here: a progress bar, and random draws that depend on the step alone."""
+"""Random draws of a training that depend on the step alone."""
 
 from __future__ import annotations
 
@@ -7,20 +7,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
-
-
-class Progress(TQDMProgressBar):
-    """Lightning's bar without the number of the logger's version."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=10)
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
-        items = dict(super().get_metrics(trainer, pl_module))
-        items.pop("v_num", None)
-        return items
+from pytorch_lightning.callbacks import Callback
 
 
 class StepSeeds(Callback):

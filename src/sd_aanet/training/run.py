@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -16,7 +17,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from sd_aanet.arguments import program
-from sd_aanet.checkpoint import load_module
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.weights import safe_load
+from sd_aanet.building import build_network, sizes
+from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
@@ -24,32 +28,23 @@ from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
+from sd_aanet.models.base import Method
+from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
 from sd_aanet.training import TRAINED
-from sd_aanet.training.build import (
-    affordable,
-    build_module,
-    build_trainer,
-    link_latest,
-    open_data,
-    quiet,
-    trainer_settings,
-    world_size,
-)
-from sd_aanet.training.callbacks import Progress, StepSeeds
+from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.loggers import build_loggers, finish
-from sd_aanet.training.module import SDAANetModule
-from sd_aanet.weights import safe_load
+from sd_aanet.training.module import FewShotModule
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 DATA = (
-    *("fold", "shot", "test_shot", "size", "test_size", "resize", "augment", "batch_size", "test_batch_size", "seed"),
+    *("fold", "way", "shot", "test_shot", "resize", "augment", "batch_size", "test_batch_size", "seed"),
     *("min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
     *("ignore_boundary", "short_classes"),
 )
 """The settings that the data module takes as they are."""
 RECORDED = (
-    *("fold", "shot", "seed", "steps", "size", "augment"),
+    *("fold", "way", "shot", "seed", "steps", "augment"),
     *("select_on", "novel_in_train", "held_out", "val_episodes"),
 )
 """What a checkpoint tells of its training, beside the data set and the classes that it has seen."""
@@ -68,7 +63,7 @@ def run(config: Config) -> dict[str, float]:
         SDAANetError: whatever of it cannot work. A run that made no step leaves no file behind.
         KeyboardInterrupt: Ctrl-C; `resume` goes on from the last validation.
     """
-    quiet()
+    silence_lightning()
     out, last = Path(config["out"]), None
     if config["resume"] is not None:
         last = _last_checkpoint(Path(config["resume"]))
@@ -79,9 +74,10 @@ def run(config: Config) -> dict[str, float]:
         raise ConfigError(f"out='{out}' holds a training already: choose another folder, or go on with resume={out}")
     settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data = _data(config)
+    method, network = build_network(config)
+    data = _data(config, method.backbone)
     ended = last is not None and (out / TRAINED).is_file()  # also before its last step, by early stopping
-    metrics = {} if ended else _train(config, data, settings, last, out)
+    metrics = {} if ended else _train(config, method, network, data, settings, last, out)
     if not _is_first(config):
         return {}
     checkpoint = out / "checkpoints" / "best.ckpt"
@@ -91,10 +87,18 @@ def run(config: Config) -> dict[str, float]:
     return metrics
 
 
-def _train(config: Config, data: EpisodeDataModule, settings: Config, last: Path | None, out: Path) -> dict[str, float]:
+def _train(
+    config: Config,
+    method: Method,
+    network: Config,
+    data: EpisodeDataModule,
+    settings: Config,
+    last: Path | None,
+    out: Path,
+) -> dict[str, float]:
     """Train to the end, from the checkpoint `last` on if one is given; the metrics, on the first device alone."""
     epochs, per_epoch = _epochs(config)
-    module = _module(config, data, settings)
+    module = _module(config, method, network, data, settings)
     data.setup("fit")
     if config["test_episodes"]:
         data.setup("test")  # what cannot be evaluated should be said before the training, not after it
@@ -147,6 +151,16 @@ def _train(config: Config, data: EpisodeDataModule, settings: Config, last: Path
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+def link_latest(out: Path) -> None:
+    """Make runs/latest point to this run, if it is in runs/, so that the next command finds it."""
+    root = Path("runs").resolve()
+    if root in out.resolve().parents:
+        temporary = root / f".latest.{out.name}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(out.resolve().relative_to(root), target_is_directory=True)
+        temporary.replace(root / "latest")
+
+
 def _is_first(config: Config) -> bool:
     """Whether this process is the first of those that train together."""
     return world_size(config["strategy"], config["num_nodes"]) == 1 or getattr(rank_zero_only, "rank", 0) == 0
@@ -158,11 +172,16 @@ def _epochs(config: Config) -> tuple[int, int]:
     return epochs, config["steps"] // epochs
 
 
-def _data(config: Config) -> EpisodeDataModule:
+def _data(config: Config, backbone: Backbone) -> EpisodeDataModule:
     world = world_size(config["strategy"], config["num_nodes"])
-    return open_data(
-        config["dataset"]["source"],
+    size, test_size = sizes(config, backbone.grid)
+    return EpisodeDataModule(
+        dict(config["dataset"]["source"]),
         **{name: config[name] for name in DATA},
+        size=size,
+        test_size=test_size,
+        mean=backbone.mean,
+        std=backbone.std,
         workers=resolve_workers(config["workers"], world_size(config["strategy"])),
         episodes=_epochs(config)[1] * config["batch_size"] * world,
         test_episodes=max(1, config["test_episodes"]),
@@ -170,43 +189,46 @@ def _data(config: Config) -> EpisodeDataModule:
     )
 
 
-def _module(config: Config, data: EpisodeDataModule, settings: Config) -> SDAANetModule:
-    classes = len(data.source("train").classes)
-    preprocess = {"size": config["test_size"], "resize": config["resize"]}
-    if config["model"]["method"] == "prototype":
+def _module(
+    config: Config, method: Method, network: Config, data: EpisodeDataModule, settings: Config
+) -> FewShotModule:
+    if not method.trains:
         raise ConfigError(
-            "model=prototype has nothing to train: run sd-aanet evaluate checkpoint=null model=prototype, or choose "
-            "another model"
+            f"model={network['method']} has nothing to train: run sd-aanet evaluate checkpoint=null "
+            f"model={network['method']}, or choose another model"
         )
-    if config["batch_size"] == 1 and config["model"].get("saam"):
+    if config["batch_size"] < method.least_batch:
         raise ConfigError(
-            "batch_size=1 with SAAM: its first pool is a single cell, whose batch norm needs two episodes on a device; "
-            "set batch_size=2 or more, or model.saam=false"
+            f"batch_size={config['batch_size']}, expected at least {method.least_batch} episodes on a device: a batch norm "
+            f"of {method.label} sees one value an episode; set batch_size={method.least_batch} or more"
         )
-    remembers = config["features"] == "remember"
-    if remembers and config["augment"] not in ("none", "flip"):
+    caches = config["features"] == "cache"
+    if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
-            f"features=remember with augment={config['augment']}: random views never come again; "
+            f"features=cache with augment={config['augment']}: random views never come again; "
             "set augment=none or augment=flip"
         )
     described = data.describe()
-    module = build_module(
-        config,
-        classes,
-        preprocess,
-        **{name: config[name] for name in ("lr", "momentum", "weight_decay", "power")},
+    module = FewShotModule(
+        network,
+        {name: list(v) if isinstance(v, tuple) else v for name, v in vars(data.preprocess).items()},
+        len(data.source("train").classes),
+        optimizer=dict(config["optimizer"]) | {"lr": config["lr"]},
         training={
             "dataset": described["dataset"],
             **{name: config[name] for name in RECORDED},
+            "size": data.size,
             "classes": {stage: described["classes"][stage] for stage in ("train", "val")},
         },
     )
-    if remembers:
-        module.remember(affordable(config["remember_gb"], settings), config["remember_dir"], data.preprocess)
+    module.method.load_state_dict(method.state_dict())
+    if caches:
+        preprocess = dataclasses.replace(data.preprocess, size=data.size)
+        module.cache_features(affordable(config["cache_gb"], settings), config["cache_dir"], preprocess)
     if config["checkpoint"] is not None:
-        start = load_module(config["checkpoint"]).network.state_dict()
+        start = load_trained(config["checkpoint"]).method.state_dict()
         try:
-            module.network.load_state_dict(start)
+            module.method.load_state_dict(start)
         except RuntimeError as error:
             line = " ".join(str(error).split())[:200]
             raise CheckpointError(f"checkpoint '{config['checkpoint']}' does not fit this network: {line}") from None
@@ -254,10 +276,9 @@ def _saved_config(out: Path) -> Config:
 def _evaluate(
     config: Config, checkpoint: Path, data: EpisodeDataModule, settings: Config, out: Path
 ) -> dict[str, float]:
-    module = load_module(checkpoint)
     protocol = Protocol(config["protocol"]["name"], config["resolution"], config["seeds"], config["seed"])
-    memory = (config["remember_gb"], config["remember_dir"])
-    result = evaluate(module, data, settings, protocol, out, *memory) | {"checkpoint": str(checkpoint)}
+    cache = (config["cache_gb"], config["cache_dir"])
+    result = evaluate(load_trained(checkpoint), data, settings, protocol, out, *cache) | {"checkpoint": str(checkpoint)}
     write_result(result, out)
     print(f"\n{checkpoint.name} on the novel classes of fold {config['fold']}, never trained on:\n{table(result)}")
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Rows
-from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import P, Q, S, T, FewShotMethod
 from sd_aanet.models.parts.functional import resize, wide
 
@@ -56,28 +55,11 @@ class High(Rows):
     high: tuple[Tensor, ...]
 
 
-def chosen(backbone: Backbone, names: Sequence[str] | str | None, default: Sequence[str], setting: str) -> tuple[str, ...]:
-    """Outputs of a backbone: those named, or its own choice.
-
-    Raises:
-        ConfigError: it has no such output.
-    """
-    wanted = tuple(default) if names is None else (names,) if isinstance(names, str) else tuple(names)
-    for name in wanted:
-        if name not in backbone.outputs:
-            raise ConfigError(
-                f"{setting}={name}, but {backbone.label} has no such output: choose of {', '.join(backbone.outputs)}"
-            )
-    return wanted
-
-
 class MidHigh(FewShotMethod[Mid, High, Q, S, T, P], Generic[Q, S, T, P]):
     """A method whose head takes mid features, and whose prior mask, where there is one, high features.
 
     Args:
         backbone: see there.
-        mid: the outputs of the head's features; None for the backbone's own.
-        high: the output of the prior mask's; None for the backbone's own.
         prior: whether there is a prior mask; without it nothing high is made.
 
     Attributes:
@@ -86,16 +68,14 @@ class MidHigh(FewShotMethod[Mid, High, Q, S, T, P], Generic[Q, S, T, P]):
         high: name of the output; None without a prior mask.
     """
 
-    def __init__(
-        self, backbone: Backbone, mid: Sequence[str] | None = None, high: str | None = None, prior: bool = True
-    ) -> None:
+    def __init__(self, backbone: Backbone, prior: bool = True) -> None:
         super().__init__(backbone)
-        self.mid = chosen(backbone, mid, backbone.mid, "mid")
-        self.high = chosen(backbone, high, (backbone.high,), "high")[0] if prior else None
+        self.mid = backbone.mid
+        self.high = backbone.high if prior else None
         self.masks_features = prior
         self._channels = [backbone.outputs[name].channels for name in self.mid]
         self.mid_channels = sum(self._channels)
-        before = backbone.before_high if self.high == backbone.high else None
+        before = backbone.before_high
         self._resumed = before if before in self.mid else None  # the output that a mask multiplies before it goes on
         backbone.keep([*self.mid, *([] if self.high is None else [self.high])])
 

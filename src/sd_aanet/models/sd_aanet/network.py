@@ -99,7 +99,6 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
         query_reweighting: overrides the variant's, see `SDPM`.
         sdpm, saam, prior: the parts, each of which can be left out. Without SDPM and SAAM the network is the paper's
             baseline (PFENet's head).
-        mid, high: see `MidHigh`.
         bins: the decoder's scales, see `Decoder`.
         init: of the head's convolutions: "default" (torch's, as published), or "lecun" (normal, of variance 1 / fan-in:
             three times torch's), for a head without pretrained features before it. Classifiers keep torch's.
@@ -122,15 +121,13 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
         sdpm: bool = True,
         saam: bool = True,
         prior: bool = True,
-        mid: Sequence[str] | None = None,
-        high: str | None = None,
         bins: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
         init: str = "default",
         bounded_attention: bool = False,
         dropout: float = 1.0,
         loss: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(backbone, mid, high, prior)
+        super().__init__(backbone, prior)
         if variant not in VARIANTS:
             raise ConfigError(f"variant '{variant}' is unknown: choose one of {', '.join(VARIANTS)}")
         if init not in ("default", "lecun"):

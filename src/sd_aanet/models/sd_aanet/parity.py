@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from sd_aanet.arguments import Parser
-from sd_aanet.episode import Prediction
+from sd_aanet.backbones import build_backbone
+from sd_aanet.comparing import Comparer
+from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import DataError
-from sd_aanet.evaluation.golden import Array, episode, official_state
-from sd_aanet.models.functional import resize
-from sd_aanet.models.published import from_published, our_name
-from sd_aanet.models.sd_aanet import SDAANet
-from sd_aanet.training.losses import SDAANetLoss
+from sd_aanet.models.sd_aanet.golden import Array, episode, official_state
+from sd_aanet.models.parts.functional import resize
+from sd_aanet.models.sd_aanet.published import from_published, our_name
+from sd_aanet.models.sd_aanet.network import SDAANet
 
 TOLERANCE = {"eval": 1e-6, "train": 1e-8}
 
@@ -114,22 +115,22 @@ def _network(case: Mapping[str, Any], published: Mapping[str, Array]) -> SDAANet
     norm = "batch" if case.get("backbone_bn") == "train" else "frozen"
     bins = tuple(case["scales"])
     # Random weights in float32 only to be replaced; loaded strictly, in float64.
-    network = SDAANet(backbone=backbone, variant="published", bins=bins, backbone_norm=norm, dropout=0).double()
+    network = SDAANet(build_backbone(backbone, norm=norm), variant="published", bins=bins, dropout=0).double()
     network.load_state_dict(state)
     return network
 
 
-def _inputs(case: Mapping[str, Any], step: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _inputs(case: Mapping[str, Any], step: int = 0) -> Episode:
     arrays = episode(case["batch"], case["shot"], case["size"], case["seed"] + step)
     query, query_mask, support, support_mask = (torch.from_numpy(array) for array in arrays)
-    return query, query_mask, support, support_mask
+    one = torch.ones(len(query), dtype=torch.int64)
+    return Episode(query, query_mask, support[:, None], support_mask[:, None], one[:, None], one, (), ())
 
 
 def _run_eval(case: Mapping[str, Any], published: Mapping[str, Array], recorded: dict[str, Array]) -> dict[str, float]:
     network = _network(case, published).eval()
-    query, _, support, support_mask = _inputs(case)
     with torch.inference_mode():
-        prediction = network(query, support, support_mask)
+        prediction = Comparer(network)(_inputs(case))
     arrays = _arrays(network, prediction)
     errors = {name: relative_error(arrays[name], array.astype(np.float64)) for name, array in recorded.items()}
     if "foreground_pixels" in case:
@@ -139,35 +140,35 @@ def _run_eval(case: Mapping[str, Any], published: Mapping[str, Array], recorded:
 
 
 def _arrays(network: SDAANet, prediction: Prediction) -> dict[str, Array]:
-    arrays = {"logits": prediction.logits, "prototype": prediction.prototype}
-    if prediction.attention is not None:
-        arrays["attention"] = prediction.attention
-    if prediction.prior is not None:
-        side = network.decoder.sides(*prediction.prior.shape[-2:])[0]
-        arrays["prior_bin0"] = resize(prediction.prior, side)[:, 0]
+    assert prediction.embedding is not None
+    arrays = {"logits": prediction.logits, "prototype": prediction.embedding, **prediction.maps}
+    if "prior" in arrays:
+        prior = arrays.pop("prior")
+        arrays["prior_bin0"] = resize(prior, network.decoder.sides(*prior.shape[-2:])[0])[:, 0]
     return {name: tensor.numpy() for name, tensor in arrays.items()}
 
 
 def _run_train(case: Mapping[str, Any], published: Mapping[str, Array], recorded: dict[str, Array]) -> dict[str, float]:
     network = _network(case, published).train()
-    loss = SDAANetLoss(variant="published")
+    comparer, weights = Comparer(network), {"main": 1.0, **network.loss_weights}
     head = {name: p for name, p in network.named_parameters() if p.requires_grad}
     settings = {"momentum": case["momentum"], "weight_decay": case["weight_decay"]}
     optimizer = torch.optim.SGD(head.values(), lr=case["base_lr"], **settings)
     rows, norms = [], []
     for step in range(case["steps"]):
-        query, query_mask, support, support_mask = _inputs(case, step)
+        inputs = _inputs(case, step)
         for group in optimizer.param_groups:
             group["lr"] = case["base_lr"] * (1 - (step + 1) / 200) ** 0.9
-        terms = loss(network(query, support, support_mask), query_mask, support_mask)
+        terms = network.losses(comparer(inputs), inputs)
+        terms["total"] = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         optimizer.zero_grad()
-        terms.total.backward()
+        terms["total"].backward()
         if step == 0:
             ours = [our_name(name, case["backbone"]) for name in case["grad_norm_names"]]
             gradients = [head[name].grad if name in head else None for name in ours]
             norms = [float("nan") if gradient is None else float(gradient.norm()) for gradient in gradients]
         optimizer.step()
-        rows.append([getattr(terms, column).item() for column in case["columns"]])
+        rows.append([terms[column].item() for column in case["columns"]])
     arrays: dict[str, Array] = {"losses": np.array(rows), "grad_norms": np.array(norms)}
     state = network.state_dict()
     for name in recorded:

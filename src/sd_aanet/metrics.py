@@ -9,31 +9,51 @@ from torchmetrics import Metric
 from sd_aanet.episode import IGNORE
 
 
-def episode_counts(prediction: Tensor, mask: Tensor) -> Tensor:
-    """Intersections and unions of each episode.
+def episode_counts(prediction: Tensor, mask: Tensor, ways: int = 1) -> Tensor:
+    """Intersections and unions of each class of each episode.
 
     Args:
-        prediction: (B, H, W), 1 = foreground, 0 = background.
-        mask: (B, H, W) in {0, 1, 255}; 255 counts nowhere.
+        prediction: (B, H, W) in 0..N: 0 = background, n = the n-th class of the episode.
+        mask: (B, H, W) in 0..N and 255, which counts nowhere.
+        ways: N.
 
     Returns:
-        (B, 5) int64: foreground intersection, foreground union, background intersection, background union, object (the
-        mask's own foreground).
+        (B * N, 5) int64, classes innermost: intersection and union of the class, intersection and union of the
+        episode's background, object (the mask's own pixels of the class).
     """
     valid = mask != IGNORE
-    predicted, true = prediction == 1, mask == 1
-    columns = [
-        predicted & true & valid,
-        (predicted | true) & valid,
-        ~predicted & ~true & valid,
-        (~predicted | ~true) & valid,
-        true,
-    ]
-    return torch.stack([column.flatten(1).sum(1) for column in columns], 1)
+    empty, bare = prediction == 0, mask == 0
+    background = [empty & bare & valid, (empty | bare) & valid]
+    rows = []
+    for way in range(1, ways + 1):
+        predicted, true = prediction == way, mask == way
+        columns = [predicted & true & valid, (predicted | true) & valid, *background, true]
+        rows.append(torch.stack([column.flatten(1).sum(1) for column in columns], 1))  # (B, 5)
+    return torch.stack(rows, 1).flatten(0, 1)
+
+
+def confusion(prediction: Tensor, mask: Tensor, class_id: Tensor, classes: int) -> Tensor:
+    """How many pixels of each class were taken for which, over episodes of several classes.
+
+    Args:
+        prediction: (B, H, W) in 0..N.
+        mask: (B, H, W) in 0..N and 255, which counts nowhere.
+        class_id: (B, N), the classes of each episode.
+        classes: the largest class id.
+
+    Returns:
+        (classes + 1, classes + 1) int64, by true class and by predicted class; 0 is the background.
+    """
+    ids = torch.cat([torch.zeros_like(class_id[:, :1]), class_id], 1)  # (B, N + 1)
+    valid = mask != IGNORE
+    side = classes + 1
+    each = zip(ids, prediction, mask, valid, strict=True)
+    places = torch.cat([side * row[m[v].long()] + row[p[v].long()] for row, p, m, v in each])
+    return torch.bincount(places, minlength=side * side).view(side, side)
 
 
 def class_sums(counts: Tensor, class_id: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The counts of episodes (B, 5), summed by class: (classes + 1, 4) int64, and how many had each class."""
+    """The counts of (episode, class) rows (B * N, 5), summed by class: (classes + 1, 4) int64, and how many each had."""
     sums = counts.new_zeros(classes + 1, 4).index_add_(0, class_id, counts[:, :4])
     return sums, torch.bincount(class_id, minlength=classes + 1)
 
@@ -47,7 +67,8 @@ def figures(sums: Tensor, episodes: Tensor) -> dict[str, Tensor]:
     """`miou`, `fb_iou`, `foreground_iou`, `background_iou` as float64 scalars; NaN without an episode.
 
     IoU_c = sum of intersections / sum of unions of the foreground, over all episodes of class c. mIoU is the mean of
-    IoU_c over the classes that had an episode; FB-IoU the mean of foreground and background IoU over all episodes.
+    IoU_c over the classes that had an episode; FB-IoU the mean of foreground and background IoU over all episodes. Of
+    episodes of several classes at once, each class of each counts as one foreground.
     """
     seen = class_iou(sums, episodes)
     total = sums.sum(0)
@@ -77,8 +98,9 @@ class FewShotIoU(Metric):
         self.add_state("episodes", torch.zeros(classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, mask: Tensor, class_id: Tensor) -> None:
-        """Add episodes: prediction (B, H, W) in {0, 1}, mask (B, H, W) in {0, 1, 255}, class_id (B,)."""
-        counts, episodes = class_sums(episode_counts(prediction, mask), class_id, len(self.episodes) - 1)
+        """Add episodes: prediction (B, H, W) in 0..N, mask (B, H, W) in 0..N and 255, class_id (B, N)."""
+        counts = episode_counts(prediction, mask, class_id.shape[1])
+        counts, episodes = class_sums(counts, class_id.flatten(), len(self.episodes) - 1)
         self.counts += counts
         self.episodes += episodes
 

@@ -1,22 +1,19 @@
-"""From a composed configuration, as plain values, to the module, the data and the trainer's settings."""
+"""What every Lightning run here shares: devices, precision, a progress bar, and quiet."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import TQDMProgressBar
 
-from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import ConfigError
-from sd_aanet.memory import GIGABYTE
+from sd_aanet.feature_cache import GIGABYTE
 from sd_aanet.precision import ON_GPU, resolve_precision, set_tf32
-from sd_aanet.training.module import SDAANetModule
-from sd_aanet.weights import load_backbone_weights, stride_of
 
 logger = logging.getLogger(__name__)
 NOISE = (
@@ -30,50 +27,17 @@ NOISE = (
 Config = dict[str, Any]
 
 
-def network_arguments(backbone: Config, model: Config) -> Config:
-    """The arguments of `models.build_network`, every `auto` resolved.
+class Progress(TQDMProgressBar):
+    """Lightning's bar without the number of the logger's version."""
 
-    Args:
-        backbone: conf/backbone/*.yaml.
-        model: conf/model/*.yaml.
-    """
-    weights, trainable, norm = backbone["weights"], backbone["trainable"], backbone["norm"]
-    trainable = (weights is None) if trainable == "auto" else trainable
-    arguments = {
-        **{key: value for key, value in model.items() if key != "loss"},
-        "backbone": backbone["name"],
-        "stride_on": stride_of(weights) if backbone["stride_on"] == "auto" else backbone["stride_on"],
-        "backbone_trainable": trainable,
-        "backbone_norm": ("batch" if trainable else "frozen") if norm == "auto" else norm,
-    }
-    if model["method"] == "sd_aanet":
-        arguments |= {"channels": backbone["head_channels"], "prior_stage": backbone["prior_stage"]}
-    return arguments
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
 
-
-def build_module(config: Config, classes: int, preprocess: Config, **settings: Any) -> SDAANetModule:
-    """An untrained module with its backbone's weights, saying aloud where these come from.
-
-    Args:
-        config: with `backbone` and `model`.
-        classes: the largest class id of the data set.
-        preprocess: arguments of `Preprocess`.
-        settings: further arguments of `SDAANetModule`.
-    """
-    arguments = network_arguments(config["backbone"], config["model"])
-    module = SDAANetModule(arguments, dict(config["model"]["loss"]), preprocess, classes, **settings)
-    weights = config["backbone"]["weights"]
-    if weights is None:
-        state = "trains with the head" if arguments["backbone_trainable"] else "does NOT train: it stays random"
-        logger.info("backbone %s starts from random weights and %s", config["backbone"]["name"], state)
-    else:
-        logger.info("%s", load_backbone_weights(module.network.backbone, str(weights)))
-    return module
-
-
-def open_data(source: Config, **settings: Any) -> EpisodeDataModule:
-    """A DataModule over conf/dataset/*.yaml's `source`."""
-    return EpisodeDataModule(source=dict(source), **settings)
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        items = dict(super().get_metrics(trainer, pl_module))
+        items.pop("v_num", None)
+        return items
 
 
 def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Config:
@@ -94,14 +58,14 @@ def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Co
 
 
 def affordable(gigabytes: float, settings: Config) -> float:
-    """How much a run may remember of so many gigabytes: at most half of what is free on the GPU it runs on, if any."""
+    """How much a run may keep of so many gigabytes: at most half of what is free on the GPU it runs on, if any."""
     if settings["accelerator"] not in ON_GPU or not torch.cuda.is_available():
         return gigabytes
     devices = settings["devices"]
     free = torch.cuda.mem_get_info(devices[0] if isinstance(devices, list) else 0)[0] / GIGABYTE
     if gigabytes <= free / 2:
         return gigabytes
-    logger.info("remember_gb=%g is more than half of the %.1f GB free on the GPU: that half is used", gigabytes, free)
+    logger.info("cache_gb=%g is more than half of the %.1f GB free on the GPU: that half is used", gigabytes, free)
     return free / 2
 
 
@@ -129,17 +93,7 @@ def build_trainer(settings: Config, **more: Any) -> pl.Trainer:
         raise ConfigError(f"no such run is possible here: {line}; check strategy and precision") from error
 
 
-def link_latest(out: Path) -> None:
-    """Make runs/latest point to this run, if it is in runs/, so that the next command finds it."""
-    root = Path("runs").resolve()
-    if root in out.resolve().parents:
-        temporary = root / f".latest.{out.name}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(out.resolve().relative_to(root), target_is_directory=True)
-        temporary.replace(root / "latest")
-
-
-def quiet() -> None:
+def silence_lightning() -> None:
     """Keep Lightning's banners, and warnings that the user of a command can do nothing about, off the terminal."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,71 @@
+"""From a composed configuration, as plain values, to an untrained method with its backbone's weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sd_aanet.backbones.base import Grid
+from sd_aanet.backbones.weights import load_backbone_weights, stride_of
+from sd_aanet.models import build_method
+from sd_aanet.models.base import Method
+
+logger = logging.getLogger(__name__)
+Config = dict[str, Any]
+
+
+def network_arguments(backbone: Config, model: Config) -> Config:
+    """The arguments of `models.build_method`, every `auto` resolved.
+
+    Args:
+        backbone: conf/backbone/*.yaml.
+        model: conf/model/*.yaml.
+    """
+    weights = backbone["weights"]
+    trainable = (weights is None) if backbone["trainable"] == "auto" else backbone["trainable"]
+    norm = ("batch" if trainable else "frozen") if backbone["norm"] == "auto" else backbone["norm"]
+    options = {key: value for key, value in backbone.items() if key != "weights"}
+    if options.get("stride_on") == "auto":
+        options["stride_on"] = stride_of(weights)
+    return {**model, "backbone": options | {"trainable": trainable, "norm": norm}}
+
+
+def build_network(config: Config) -> tuple[Method, Config]:
+    """An untrained method with its backbone's weights, saying aloud where these come from.
+
+    Args:
+        config: with `backbone` and `model`.
+
+    Returns:
+        It, and the arguments of `models.build_method` that make it again.
+    """
+    arguments = network_arguments(config["backbone"], config["model"])
+    method = build_method(**arguments)
+    name, weights = config["backbone"]["name"], config["backbone"]["weights"]
+    if weights is None:
+        state = "trains with the head" if method.backbone.trainable else "does NOT train: it stays random"
+        logger.info("backbone %s starts from random weights and %s", name, state)
+    else:
+        logger.info("%s", load_backbone_weights(method.backbone, str(weights)))
+    return method, arguments
+
+
+def sizes(config: Config, grid: Grid) -> tuple[int, int]:
+    """Sides of the input in training, and in validation, test and prediction.
+
+    Those that are given have to fit the backbone; the recipe's are brought to the nearest that does. `size` alone means
+    one size everywhere.
+
+    Args:
+        config: with `size`, `test_size` (each may be None) and `recipe`.
+        grid: of the backbone.
+
+    Raises:
+        ConfigError: a given size does not fit.
+    """
+    size, test_size, recipe = config.get("size"), config.get("test_size"), config["recipe"]
+    for name, value in (("size", size), ("test_size", test_size)):
+        if value is not None:
+            grid.check(value, name)
+    both = (size or recipe["size"], test_size or size or recipe["test_size"])
+    return grid.nearest(both[0]), grid.nearest(both[1])
