@@ -18,7 +18,7 @@ from PIL import Image
 
 START = """
 import resource, sys, time
-from sd_aanet.data.pascal5i import Pascal5i
+from sd_aanet.data.sources.pascal5i import Pascal5i
 imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
 pixels = Pascal5i(sys.argv[1], "train").pixels()

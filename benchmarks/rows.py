@@ -23,10 +23,11 @@ from sd_aanet.data.loader import Loader
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.evaluation.loading import LabelledPictures, StepDataset
-from sd_aanet.evaluation.metrics import class_sums, episode_counts, figures
 from sd_aanet.evaluation.plan import Job, plan
 from sd_aanet.evaluation.tester import EpisodeTester
 from sd_aanet.memory import GIGABYTE, FeatureMemory
+from sd_aanet.metrics import class_sums, episode_counts
+from sd_aanet.metrics import scores as figures
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.precision import autocast
 from sd_aanet.segmenter import FewShotSegmenter

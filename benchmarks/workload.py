@@ -47,12 +47,12 @@ class Workload:
         """Fold 0."""
         least = self.size**2 // 25  # of shapes, see `Shapes`
         source: dict[str, object] = {
-            "_target_": "sd_aanet.data.shapes.Shapes",
+            "_target_": "sd_aanet.data.sources.shapes.Shapes",
             "images": self.images,
             "size": self.size,
         }
         if self.data is not None:
-            least, source = 2048, {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(self.data)}
+            least, source = 2048, {"_target_": "sd_aanet.data.sources.pascal5i.Pascal5i", "root": str(self.data)}
         return EpisodeDataModule(
             source,
             shot=shot,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
@@ -102,18 +101,6 @@ def test_a_checkpoint_tells_the_switches_of_its_training_not_the_evaluation() ->
     untrained = evaluated(*PROTOTYPE)["protocol"]
     assert all(untrained[name] is None for name in TRAINING_SWITCHES)
     assert (untrained["classes"]["train"], untrained["classes"]["val"]) == (None, None)
-
-
-def test_checkpoints_of_before_tell_what_they_know(trained: tuple[Path, Done]) -> None:
-    checkpoint = torch.load(trained[0] / "checkpoints/best.ckpt", weights_only=True)
-    for name in ("classes", "augment", "val_episodes"):
-        del checkpoint["hyper_parameters"]["training"][name]
-    torch.save(checkpoint, "old.ckpt")
-    protocol = evaluated("checkpoint=old.ckpt")["protocol"]
-    assert (protocol["select_on"], protocol["augment"], protocol["val_episodes"]) == ("base", None, None)
-    assert protocol["classes"]["train"] is None
-    words = "CAUTION: this checkpoint has seen tested classes (it was trained for fold 0) in training"
-    assert words in ran("evaluate", *EVALUATION, "checkpoint=old.ckpt", "fold=1").out
 
 
 def test_other_settings_of_a_data_set_make_other_classes_of_the_same_fold() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sd_aanet import cli
 from sd_aanet.checkpoint import save_module
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
-from sd_aanet.predict import _queries, _unique, run
+from sd_aanet.predict import run
 from sd_aanet.segmenter import FewShotSegmenter
 from sd_aanet.training.module import SDAANetModule
 
@@ -69,6 +69,11 @@ def written(out: str) -> set[str]:
     return {path.name for path in Path(out).iterdir()}
 
 
+def masks(out: str) -> list[str]:
+    """Of which queries there are masks."""
+    return sorted(name.removesuffix("_mask.png") for name in written(out) if name.endswith("_mask.png"))
+
+
 def test_it_writes_what_the_segmenter_finds(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(config) == Path(config["out"])
     assert written(config["out"]) == {"dog_mask.png", "dog_overlay.png", "dog_attention.png", "supports.png"}
@@ -119,23 +124,45 @@ def test_other_precisions(config: dict[str, Any], precision: str, monkeypatch: p
     assert torch.backends.cudnn.allow_tf32 is False
 
 
+def test_queries_are_decoded_once_and_one_after_the_other(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = ImageFile.ImageFile.load_prepare
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load_prepare", lambda file: (decoded.append(Path(file.filename).name), decode(file))[1]
+    )
+    cut = tmp_path / "in/cut.jpg"
+    cut.write_bytes(save_picture(cut, 400, 600).read_bytes()[:-500])  # its header is whole
+    config["query"] += [str(cut)]
+    with pytest.raises(DataError, match=r"^image .*cut\.jpg cannot be read \(.*truncated.*: replace it or"):
+        run(config)
+    assert [name for name in decoded if not name.startswith("cat")] == ["dog.jpg", "cut.jpg"]
+    assert "dog_mask.png" in written(config["out"])
+
+
 def test_a_single_value_needs_no_list(config: dict[str, Any]) -> None:
     config |= {"query": config["query"][0], "support": config["support"][0]}
     run(config)
     assert "dog_mask.png" in written(config["out"])
 
 
-def test_folders_give_their_pictures_but_not_our_results(tmp_path: Path) -> None:
+def test_folders_give_their_pictures_but_not_our_results(config: dict[str, Any], tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "a_mask.png", "a_overlay.png", "a_attention.png", "supports.png", ".c.1.png"):
         save_picture(tmp_path / name)
     (tmp_path / "notes.txt").write_text("none")
     (tmp_path / "sub.png").mkdir()
-    assert [path.name for path in _queries([str(tmp_path)])] == ["a.PNG", "b.jpg"]
-    assert [path.name for path in _queries([str(tmp_path / "a_mask.png")])] == ["a_mask.png"]
+    run(config | {"query": str(tmp_path)})
+    assert masks(config["out"]) == ["a", "b"]
+    run(config | {"query": str(tmp_path / "a_mask.png"), "out": f"{config['out']}2"})
+    assert masks(f"{config['out']}2") == ["a_mask"]
 
 
-def test_names_stay_apart() -> None:
-    assert _unique(["a", "a", "b", "a_2", "A"]) == ["a", "a_2", "b", "a_2_2", "A_3"]
+def test_names_stay_apart(config: dict[str, Any], tmp_path: Path) -> None:
+    """Case aside, which some file systems do not keep."""
+    given = enumerate(["a", "a", "b", "a_2", "A"])
+    run(config | {"query": [str(save_picture(tmp_path / f"{number}/{name}.png")) for number, name in given]})
+    assert masks(config["out"]) == sorted(["a", "a_2", "b", "a_2_2", "A_3"])
 
 
 def test_paths_may_hold_colons(config: dict[str, Any], tmp_path: Path) -> None:
@@ -174,13 +201,13 @@ def bad_input(name: str, config: dict[str, Any], folder: Path) -> tuple[dict[str
         "no checkpoint": ({"checkpoint": None}, ConfigError, "checkpoint is empty"),
         "no pair": ({"support": [image]}, ConfigError, "is not a pair"),
         "half a pair": ({"support": [f"{image}:"]}, ConfigError, "is not a pair"),
-        "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png' does not exist"),
+        "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png does not exist"),
         "a mask of another size": ({"support": [f"{image}:{folder}/small.png"]}, DataError, "30x20"),
         "a mask of nothing": ({"support": [f"{image}:{folder}/void.png"]}, DataError, "no foreground"),
         "a colour mask": ({"support": [f"{image}:{folder}/red.png"]}, DataError, "holds colours"),
-        "a damaged support": ({"support": [f"{folder}/bad.jpg:{mask}"]}, DataError, "bad.jpg' cannot be read"),
-        "a damaged query": ({"query": [image, f"{folder}/bad.jpg"]}, DataError, "bad.jpg' cannot be read"),
-        "no such query": ({"query": [f"{folder}/none.jpg"]}, DataError, "none.jpg' does not exist"),
+        "a damaged support": ({"support": [f"{folder}/bad.jpg:{mask}"]}, DataError, "bad.jpg cannot be read"),
+        "a damaged query": ({"query": [image, f"{folder}/bad.jpg"]}, DataError, "bad.jpg cannot be read"),
+        "no such query": ({"query": [f"{folder}/none.jpg"]}, DataError, "none.jpg does not exist"),
         "an empty folder": ({"query": f"{folder}/empty"}, DataError, "empty' holds no picture"),
         "a class of no kind": ({"class_id": "cat"}, ConfigError, "class_id='cat'"),
         "a class that is not there": ({"class_id": 4}, DataError, "class_id=4"),
@@ -249,7 +276,9 @@ def test_the_command(
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, "query=[none.jpg]"])
     assert left.value.code == 2
-    assert capsys.readouterr().err.splitlines() == ["sd-aanet: 'none.jpg' does not exist: check the path"]
+    assert capsys.readouterr().err.splitlines() == [
+        "sd-aanet: image none.jpg does not exist: check the path, or the list that names it"
+    ]
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, f"query=[{config['query'][0]}]", "precision=half"])
     assert left.value.code == 2

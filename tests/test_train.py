@@ -13,8 +13,8 @@ from data.fake_folder import make_folder
 from data.fake_fss import make_fss
 from data.fake_voc import make_voc
 from sd_aanet.checkpoint import load_module
-from sd_aanet.evaluation.plots import draw_curves, read_metrics
 from sd_aanet.training.module import SDAANetModule
+from sd_aanet.training.plots import draw_curves, read_metrics
 
 STILL = ("backbone.trainable=false", "backbone.norm=frozen")
 SHORT = (*TINY, "test_episodes=0")

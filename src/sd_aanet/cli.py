@@ -21,8 +21,8 @@ COMPOSED = {
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {
     "prepare": ("sd_aanet.data.prepare", "build a benchmark's folder from its archives"),
-    "compare": ("sd_aanet.evaluation.compare", "the difference of two results over the same episodes"),
-    "report": ("sd_aanet.evaluation.report", "tables, plots and a page of a sweep's results"),
+    "compare": ("sd_aanet.report.compare", "the difference of two results over the same episodes"),
+    "report": ("sd_aanet.report", "tables, plots and a page of a sweep's results"),
     "parity": ("sd_aanet.models.sd_aanet.parity", "compare the network with recorded outputs of the published one"),
     "import-published": ("sd_aanet.models.sd_aanet.convert", "turn a published checkpoint into ours, or ours into a published one"),
 }

@@ -14,8 +14,8 @@ class DataError(SDAANetError):
 
     Args:
         message: the line.
-        defect: which kind of defect it is, for `sd-aanet check`, see `data.defects.ERRORS`; "" for an entry of a list
-            or of annotations.
+        defect: which kind of defect it is, for `sd-aanet check`, see `data.check.defects.ERRORS`; "" for an entry of a
+            list or of annotations.
     """
 
     def __init__(self, message: str, defect: str = "") -> None:

@@ -63,7 +63,7 @@ def class_iou(sums: Tensor, episodes: Tensor) -> Tensor:
     return torch.where(episodes > 0, _ratio(sums[:, 0], sums[:, 1]), torch.nan)
 
 
-def figures(sums: Tensor, episodes: Tensor) -> dict[str, Tensor]:
+def scores(sums: Tensor, episodes: Tensor) -> dict[str, Tensor]:
     """`miou`, `fb_iou`, `foreground_iou`, `background_iou` as float64 scalars; NaN without an episode.
 
     IoU_c = sum of intersections / sum of unions of the foreground, over all episodes of class c. mIoU is the mean of
@@ -82,7 +82,7 @@ def figures(sums: Tensor, episodes: Tensor) -> dict[str, Tensor]:
 
 
 class FewShotIoU(Metric):
-    """mIoU over classes and FB-IoU, from summed intersections and unions, over all devices; see `figures`.
+    """mIoU over classes and FB-IoU, from summed intersections and unions, over all devices; see `scores`.
 
     Args:
         classes: the largest class id.
@@ -105,8 +105,8 @@ class FewShotIoU(Metric):
         self.episodes += episodes
 
     def compute(self) -> dict[str, Tensor]:
-        """See `figures`."""
-        return figures(self.counts, self.episodes)
+        """See `scores`."""
+        return scores(self.counts, self.episodes)
 
 
 def _ratio(intersection: Tensor, union: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sd_aanet.data.source import Array8
 from sd_aanet.episode import IGNORE
+from sd_aanet.images import Array8
 
 Colour = tuple[int, int, int]
 BLUE: Colour = (0, 114, 178)

@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sd_aanet.data.source import SUFFIXES, Array8
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
-from sd_aanet.own_pictures import read_picture, read_support
+from sd_aanet.images import SUFFIXES, Array8, check_image, read_image, read_support
 from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
 from sd_aanet.precision import set_tf32
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation
@@ -27,8 +26,9 @@ def run(config: Mapping[str, Any]) -> Path:
     """Segment every query from the supports and write, at each query's own size, what was found.
 
     For a query `dog.jpg`: `dog_mask.png` (indices 0 and 1, with a palette), `dog_overlay.png` and, where the network
-    has SAAM, `dog_attention.png`. `supports.png` shows the supports as they were understood. All input is checked
-    before the first file is written.
+    has SAAM, `dog_attention.png`. `supports.png` shows the supports as they were understood. Before the first file is
+    written all settings and supports are checked, and of the queries what shows without decoding them; each is decoded
+    once, in its turn.
 
     Args:
         config: `checkpoint`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
@@ -52,7 +52,7 @@ def run(config: Mapping[str, Any]) -> Path:
 
     supports = [read_support(image, mask, class_id) for image, mask in pairs]
     for query in queries:
-        read_picture(query)
+        check_image(query)
     precision = str(config.get("precision") or "32-true")
     set_tf32(precision == "tf32")
     segmenter = FewShotSegmenter.from_checkpoint(
@@ -62,12 +62,11 @@ def run(config: Mapping[str, Any]) -> Path:
 
     try:
         _save(_supports_picture(pairs, supports), out / SUPPORTS)
-        found = segmenter.segment_all(queries, batch=1)
-        jobs = zip(queries, names, found, strict=True)
-        for query, name, segmentation in tqdm(
-            jobs, "predict", total=len(queries), unit="image", disable=len(queries) == 1
-        ):
-            for ending, picture in _pictures(read_picture(query), segmentation):
+        named = zip(queries, names, strict=True)
+        for query, name in tqdm(named, "predict", total=len(queries), unit="image", disable=len(queries) == 1):
+            image = read_image(query)
+            segmentation = segmenter.segment(image)
+            for ending, picture in _pictures(image, segmentation):
                 _save(picture, out / f"{name}{ending}")
     except OSError as error:
         raise DataError(f"out='{out}' cannot be written ({error}): choose another folder") from None

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.comparing import Comparer
-from sd_aanet.data.source import Array8
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.images import Array8, Mask, Picture, read_support
+from sd_aanet.images import read_image as read_picture
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
-from sd_aanet.own_pictures import Mask, Picture, read_picture, read_support
 from sd_aanet.precision import autocast, resolve_precision
 
 

@@ -95,13 +95,13 @@ COMMON = EPISODES | {
     "seeds": _whole(1, 5),
     "resolution": _one_of("original", "squashed", "both"),
     "ignore_boundary": SWITCH,
-    "remember_gb": _number(8, zero=False),
+    "cache_gb": _number(8, zero=False),
     "precision": _one_of(*PRECISIONS),
     "backbone.trainable": _one_of("auto", True, False),
-    "backbone.head_channels": _whole(1, 64),
-    "backbone.prior_stage": _one_of(2, 3, 4),
+    "model.channels": _whole(1, 64),
+    "way": _whole(1),
     **{f"model.{key}": SWITCH for key in ("sdpm", "saam", "prior", "bounded_attention")},
-    "model.stage": _one_of(2, 3),
+    "model.normalise": SWITCH,
     "model.bins": Rule("a list of numbers above 0", _positive_numbers, "[1.0,0.5,0.25,0.125]"),
     "model.dropout": _number(1.0, most=2),
     **{f"model.loss.{key}": _number(1.0) for key in ("alpha", "beta", "auxiliary")},
@@ -113,14 +113,14 @@ RULES = {
     "train": COMMON
     | {
         "num_nodes": _whole(1),
-        "features": _one_of("compute", "remember"),
-        "size": _whole(1, 473),
-        "test_size": _whole(1, 473),
+        "features": _one_of("compute", "cache"),
+        "size": _or_null(_whole(1, 473)),
+        "test_size": _or_null(_whole(1, 473)),
         "steps": _whole(1, 900),
         "lr": _number(0.01, zero=False),
-        "momentum": _number(0.9, most=1),
-        "weight_decay": _number(0.0001),
-        "power": _number(0.9),
+        "optimizer.momentum": _number(0.9, most=1),
+        "optimizer.weight_decay": _number(0.0001),
+        "optimizer.power": _number(0.9),
         "gradient_clip": _or_null(_number(1.0, zero=False)),
         "held_out": _whole(0),
         "val_episodes": _whole(1, 200),
@@ -142,7 +142,7 @@ RULES = {
     "predict": {"precision": _one_of("32-true", "tf32", "bf16-mixed", "auto")},
 }
 PATHS = (
-    *("checkpoint", "resume", "out", "sweep", "remember_dir", "episodes_file", "backbone.weights"),
+    *("checkpoint", "resume", "out", "sweep", "cache_dir", "episodes_file", "backbone.weights"),
     *("dataset.source.root", "dataset.source.lists"),
 )
 """Settings that are text even where they look like a number: `out=2026`."""

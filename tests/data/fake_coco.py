@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from data.fakes import Pair, main, picture_of, write_mask, write_picture
-from sd_aanet.data.coco import CocoAnnotations
+from sd_aanet.data.sources.coco import CocoAnnotations
 
 COCO_IDS = tuple(n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """The ids of COCO's 80 categories."""

@@ -8,13 +8,13 @@ import torch
 from fake_voc import Voc
 
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.data.pascal5i import CLASSES, Pascal5i
+from sd_aanet.data.sources.pascal5i import CLASSES, Pascal5i
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, DataError
 
 
 def module(root: Path, **settings: Any) -> EpisodeDataModule:
-    source = {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(root)}
+    source = {"_target_": "sd_aanet.data.sources.pascal5i.Pascal5i", "root": str(root)}
     small = {"size": 33, "batch_size": 2, "test_batch_size": 3, "episodes": 6, "val_episodes": 4, "test_episodes": 7}
     return EpisodeDataModule(source, **(small | settings))
 
@@ -229,7 +229,7 @@ def test_settings_that_cannot_work(voc: Voc, settings: dict[str, Any], message: 
 
 
 def test_data_that_cannot_work(voc: Voc, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^dataset root .*nowhere is no folder"):
+    with pytest.raises(DataError, match=r"^dataset root .*nowhere is not a folder"):
         module(tmp_path / "nowhere").setup()
     message = r"^shot=3 needs 4 images of every class.*aeroplane \(3\), bicycle \(3\), bird \(3\)"
     with pytest.raises(DataError, match=message):

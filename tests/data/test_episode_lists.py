@@ -11,10 +11,10 @@ from data.fake_folder import make_folder
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episode_lists import digest, read_list, write_list
 from sd_aanet.data.episodes import EpisodeSampler
-from sd_aanet.data.folder import Folder
-from sd_aanet.data.pascal5i import Pascal5i
-from sd_aanet.data.shapes import Shapes
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
+from sd_aanet.data.sources.folder import Folder
+from sd_aanet.data.sources.pascal5i import Pascal5i
+from sd_aanet.data.sources.shapes import Shapes
 from sd_aanet.errors import ConfigError, DataError
 
 
@@ -145,7 +145,7 @@ def test_a_data_module_takes_shot_and_length_from_the_file(voc: Voc, tmp_path: P
     root = voc(4)
     source = Pascal5i(root, "val")
     write_list(tmp_path / "list.json", source, drawn(source), {})
-    target = {"_target_": "sd_aanet.data.pascal5i.Pascal5i", "root": str(root)}
+    target = {"_target_": "sd_aanet.data.sources.pascal5i.Pascal5i", "root": str(root)}
     data = EpisodeDataModule(target, size=33, select_on="none", episodes_file=str(tmp_path / "list.json"))
     data.setup("test")
     batches = list(data.test_dataloader())

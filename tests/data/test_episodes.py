@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sd_aanet.data.episodes import EpisodeDataset, EpisodeSampler, PlaceSampler
-from sd_aanet.data.pascal5i import Pascal5i
+from sd_aanet.data.sources.pascal5i import Pascal5i
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.errors import ConfigError, DataError
 

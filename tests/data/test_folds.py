@@ -70,13 +70,13 @@ def test_names_in_a_users_folds_may_be_written_with_accents_apart(tmp_path: Path
         ("[[cat, cow]]", "names the class 'cow', which does not exist, expected each of cat, dog, no, 1, Möwe at most"),
         ("[[cat], [dog, cat]]", "names the class 'cat' twice"),
         ("[[cat, {a: b}]]", "which does not exist"),
-        ("[cat, dog]", "is no list of folds, expected a list for each, as in"),
-        ("[]", "is no list of folds"),
-        ("[[cat], []]", "is no list of folds"),
-        ("", "is no list of folds"),
-        ("cat", "is no list of folds"),
+        ("[cat, dog]", "is not a list of folds, expected a list for each, as in"),
+        ("[]", "is not a list of folds"),
+        ("[[cat], []]", "is not a list of folds"),
+        ("", "is not a list of folds"),
+        ("cat", "is not a list of folds"),
         ("[[cat", "cannot be read (while parsing"),
-        ("!!python/object/apply:os.getcwd []", "is no list of folds"),
+        ("!!python/object/apply:os.getcwd []", "is not a list of folds"),
     ],
 )
 def test_what_is_wrong_with_a_users_folds_is_told_in_one_line(text: str, problem: str, tmp_path: Path) -> None:
@@ -96,6 +96,6 @@ def test_a_single_base_class_cannot_be_held_out() -> None:
         fold_classes=lambda fold: (fold + 1,),
         val_classes=lambda fold: None,
     )
-    with pytest.raises(ConfigError, match=r"^held_out=1, expected 0 of the single base class: set select_on=none"):
+    with pytest.raises(ConfigError, match=r"^held_out=1, expected 0 with a single base class: set select_on=none"):
         split_classes(two, 0, 0, "base", 1)
     assert split_classes(two, 0, 0, "none", 1).train == (2,)

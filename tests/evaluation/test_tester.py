@@ -11,8 +11,8 @@ from torch import Tensor
 
 from data.fake_voc import make_voc
 from sd_aanet.data.episodes import EpisodeSampler, EpisodeSpec
-from sd_aanet.data.pascal5i import Pascal5i
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
+from sd_aanet.data.sources.pascal5i import Pascal5i
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.evaluation.loading import StepDataset
 from sd_aanet.evaluation.plan import Job, plan

@@ -169,7 +169,7 @@ def test_float32_is_rounded_where_one_asks_for_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_open_data() -> None:
-    data = open_data({"_target_": "sd_aanet.data.shapes.Shapes", "images": 20}, fold=1, shot=2, size=33)
+    data = open_data({"_target_": "sd_aanet.data.sources.shapes.Shapes", "images": 20}, fold=1, shot=2, size=33)
     assert isinstance(data, EpisodeDataModule)
     assert (data.fold, data.shot, data.size) == (1, 2, 33)
 

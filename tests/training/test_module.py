@@ -15,7 +15,7 @@ from networks import episode
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
-from sd_aanet.evaluation.metrics import FewShotIoU
+from sd_aanet.metrics import FewShotIoU
 from sd_aanet.training.module import SDAANetModule
 
 NETWORK = {"backbone": "resnet18", "channels": 8, "prior_stage": 3, "bins": (1.0, 0.5), "variant": "paper"}

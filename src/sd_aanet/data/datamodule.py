@@ -20,12 +20,12 @@ from sd_aanet.data.episode_lists import EpisodeList, read_list
 from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, EpisodeSpec, PlaceSampler
 from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
-from sd_aanet.data.source import ImageSource, Split
+from sd_aanet.data.sources.base import ImageSource, Split
 from sd_aanet.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RGB, Augment, Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, SDAANetError
 
-NAMESPACE = "sd_aanet.data."
+NAMESPACE = "sd_aanet.data.sources."
 SWITCHES = (
     *(
         "fold",
@@ -62,7 +62,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     test take their classes in turn, and their episodes are functions of (seed, index).
 
     Args:
-        source: `_target_` (a class under sd_aanet.data) and its arguments but `split`.
+        source: `_target_` (a class under sd_aanet.data.sources) and its arguments but `split`.
         fold: whose classes are novel.
         way: N, the classes of an episode.
         shot: K in training and validation.
@@ -370,5 +370,5 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
         return Loader(
-            data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.collate
+            data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.cat
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_aanet.data.episodes import EpisodeSpec
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_out
 

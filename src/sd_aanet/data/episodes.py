@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from sd_aanet.data.source import Array8, ImageSource
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import IGNORE, Episode, joined_masks
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.images import Array8
 
 logger = logging.getLogger(__name__)
 Place = tuple[int, int]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sd_aanet.data.listing import read_text
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
+from sd_aanet.data.sources.listing import read_text
 from sd_aanet.errors import ConfigError, DataError
 
 Folds = tuple[tuple[int, ...], ...]
@@ -79,7 +79,9 @@ def from_file(path: Path, names: Sequence[str]) -> Folds:
         raise DataError(f"folds file {path} cannot be read ({' '.join(str(error).split())}): write YAML") from None
     lists = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(lists, list) or not lists or not all(isinstance(fold, list) and fold for fold in lists):
-        raise DataError(f"folds file {path} is no list of folds, expected a list for each, as in [[cat, dog], [cup]]")
+        raise DataError(
+            f"folds file {path} is not a list of folds, expected a list for each, as in [[cat, dog], [cup]]"
+        )
     ids = {name: c for c, name in enumerate(names, start=1)}
     listed = [str(name) for fold in lists for name in fold]
     unknown = [name for name in listed if name not in ids]
@@ -115,7 +117,7 @@ def split_classes(source: ImageSource, fold: int, seed: int, select_on: str, hel
         return ClassSplit(train, own, novel)
     if len(base) == 1:
         raise ConfigError(
-            f"held_out={held_out}, expected 0 of the single base class: set select_on=none to hold out none"
+            f"held_out={held_out}, expected 0 with a single base class: set select_on=none to hold out none"
         )
     if not 1 <= held_out < len(base):
         raise ConfigError(

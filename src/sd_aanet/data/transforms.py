@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_aanet.data.source import Array8
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError
+from sd_aanet.images import Array8
 
 if TYPE_CHECKING:
     import albumentations

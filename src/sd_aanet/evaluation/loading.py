@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sd_aanet.data.source import ImageSource
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import IGNORE, Batch
 from sd_aanet.evaluation.plan import Step

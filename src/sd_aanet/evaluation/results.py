@@ -1,4 +1,4 @@
-"""Results of an evaluation: figures over seeds, the protocol beside them, and the files that hold them."""
+"""Results of an evaluation: scores over seeds, the protocol beside them, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from torch import Tensor
 import sd_aanet
 from sd_aanet.data.episode_lists import digest
 from sd_aanet.data.episodes import EpisodeSpec
-from sd_aanet.data.source import ImageSource
-from sd_aanet.metrics import class_iou, class_sums, figures
+from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.evaluation.statistics import spread
 from sd_aanet.files import written_whole
+from sd_aanet.metrics import class_iou, class_sums, scores
 
 Result = dict[str, Any]
 COUNTS = ("intersection", "union", "background_intersection", "background_union", "object")
 COLUMNS = ("resolution", "seed", "index", "class_id", "class", "query", *COUNTS)
 """Of episodes.csv: an episode a row and resolution, its counts in pixels; `object` is the true foreground."""
-FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou")
+SCORES = ("miou", "fb_iou", "foreground_iou", "background_iou")
 SHOWN = (
     *("dataset", "fold", "way", "test_shot", "episodes", "seeds", "resolution", "ignore_boundary", "min_object_pixels"),
     *("order", "select_on", "novel_in_train", "size", "resize", "scales", "flip"),
@@ -38,13 +38,13 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class SeedFigures:
+class SeedScores:
     """What one list of episodes gave at one resolution.
 
     Attributes:
         seed: of the list.
         episodes: the list's digest.
-        figures: mIoU, FB-IoU and foreground and background IoU, in [0, 1].
+        scores: mIoU, FB-IoU and foreground and background IoU, in [0, 1].
         classes: {name: (IoU, number of episodes)}.
         rows: (E * N, 7) int64, see `of_seed`.
         queries: the key of each row's query.
@@ -52,14 +52,14 @@ class SeedFigures:
 
     seed: int
     episodes: str
-    figures: dict[str, float]
+    scores: dict[str, float]
     classes: dict[str, tuple[float, int]]
     rows: NDArray[np.int64]
     queries: list[str]
 
 
-def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], source: ImageSource) -> SeedFigures:
-    """The figures of a list of episodes.
+def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], source: ImageSource) -> SeedScores:
+    """The scores of a list of episodes.
 
     Args:
         seed: of the list.
@@ -69,10 +69,10 @@ def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], so
     """
     sums, episodes = class_sums(torch.from_numpy(rows[:, 2:]), torch.from_numpy(rows[:, 1]), len(source.classes))
     iou = class_iou(sums, episodes)
-    return SeedFigures(
+    return SeedScores(
         seed=seed,
         episodes=digest(source, specs),
-        figures={name: float(value) for name, value in figures(sums, episodes).items()},
+        scores={name: float(value) for name, value in scores(sums, episodes).items()},
         classes={
             source.classes[c - 1]: (float(iou[c]), int(episodes[c])) for c in torch.nonzero(episodes)[:, 0].tolist()
         },
@@ -81,10 +81,10 @@ def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], so
     )
 
 
-def summary(seeds: Sequence[SeedFigures]) -> Result:
-    """Means over seeds, their spread, and each seed's own figures."""
-    means = {name: float(np.mean([s.figures[name] for s in seeds])) for name in FIGURES}
-    spreads = {name: spread([s.figures[name] for s in seeds]) for name in ("miou", "fb_iou")}
+def summary(seeds: Sequence[SeedScores]) -> Result:
+    """Means over seeds, their spread, and each seed's own scores."""
+    means = {name: float(np.mean([s.scores[name] for s in seeds])) for name in SCORES}
+    spreads = {name: spread([s.scores[name] for s in seeds]) for name in ("miou", "fb_iou")}
     names = list(dict.fromkeys(name for s in seeds for name in s.classes))
     return {
         **means,
@@ -100,7 +100,7 @@ def summary(seeds: Sequence[SeedFigures]) -> Result:
             {
                 "seed": s.seed,
                 "episodes": s.episodes,
-                **s.figures,
+                **s.scores,
                 "classes": {n: iou for n, (iou, _) in s.classes.items()},
             }
             for s in seeds
@@ -138,7 +138,7 @@ def write_result(result: Result, out: Path) -> None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def write_episodes(seeds: Mapping[str, Sequence[SeedFigures]], classes: Sequence[str], out: Path) -> None:
+def write_episodes(seeds: Mapping[str, Sequence[SeedScores]], classes: Sequence[str], out: Path) -> None:
     """Write episodes.csv: the counts of every episode at each resolution."""
     with written_whole(out / "episodes.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -156,7 +156,7 @@ def write_prototypes(class_id: NDArray[np.int64], prototypes: NDArray[np.float32
 
 
 def table(result: Result) -> str:
-    """The figures as a table for the terminal, with the protocol under it."""
+    """The scores as a table for the terminal, with the protocol under it."""
     lines = [f"{'class':<16}{'episodes':>9}{'IoU':>8}"]
     for name, values in result["classes"].items():
         lines.append(f"{name:<16}{values['episodes']:>9}{values['iou']:>8.3f}")

@@ -13,8 +13,8 @@ from sd_aanet.checkpoint import Trained, load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
+from sd_aanet.evaluation.leakage import leaked_classes
 from sd_aanet.evaluation.results import Result, table, write_result
-from sd_aanet.evaluation.seen import seen_classes
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers
@@ -63,11 +63,8 @@ def run(config: dict[str, Any]) -> Result:
     data.setup("test")
     if config["checkpoint"] is None:
         trained = Trained(method.eval(), network, preprocess, len(data.source("val").classes))
-    if seen := seen_classes(trained.training or {}, data.describe()):
-        logger.warning(
-            "CAUTION: this checkpoint has seen %s in training: the figures below are none of few-shot segmentation",
-            seen,
-        )
+    if leaked := leaked_classes(trained.training or {}, data.describe()):
+        logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
     out = Path(config["out"])
     with results_in(out):
         cache = (config["cache_gb"], config["cache_dir"])

@@ -24,7 +24,6 @@ from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
-from sd_aanet.evaluation.plots import draw_curves
 from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
@@ -34,6 +33,7 @@ from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
+from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]

@@ -32,7 +32,10 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("sd-aanet prepare", description="Build a benchmark's folder; a repeated call goes on.")
+    parser = Parser(
+        "sd-aanet prepare",
+        description="Build a benchmark's folder; a repeated call continues where the last one stopped.",
+    )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     pascal = benchmarks.add_parser("pascal5i", help="PASCAL VOC 2012 with the masks of SBD")
     pascal.add_argument("--voc", type=Path, metavar="FOLDER", help="VOCdevkit/VOC2012")
@@ -57,7 +60,7 @@ def _parser() -> Parser:
 
 
 def _pascal5i(given: argparse.Namespace) -> None:
-    from sd_aanet.data.download import download
+    from sd_aanet.data.prepare.download import download
     from sd_aanet.data.prepare.pascal5i import build
 
     voc, sbd = given.voc, given.sbd
@@ -71,8 +74,8 @@ def _pascal5i(given: argparse.Namespace) -> None:
 
 
 def _coco20i(given: argparse.Namespace) -> None:
-    from sd_aanet.data.download import download
     from sd_aanet.data.prepare.coco20i import build, found_in
+    from sd_aanet.data.prepare.download import download
 
     if given.annotations and given.images:
         build(given.annotations, given.images, given.out, given.png)

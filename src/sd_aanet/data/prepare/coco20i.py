@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_aanet.data.coco import CocoAnnotations
-from sd_aanet.data.coco20i import CLASSES
 from sd_aanet.data.prepare import SPLITS
 from sd_aanet.data.prepare.making import check_complete, link, link_folder, write_mask
 from sd_aanet.data.reading import read_all
-from sd_aanet.data.source import read_label
+from sd_aanet.data.sources.coco import CocoAnnotations
+from sd_aanet.data.sources.coco20i import CLASSES
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
+from sd_aanet.images import read_label
 
 ANNOTATED = {"train": 82_081, "val": 40_137}
 """Images of COCO 2014 with an annotation; the field's lists for COCO-20i are these."""

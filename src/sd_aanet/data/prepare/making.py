@@ -12,9 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from sd_aanet.data.reading import FEW
-from sd_aanet.data.source import Array8
 from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
+from sd_aanet.images import Array8
 
 
 def link(target: Path, path: Path) -> None:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sd_aanet.data.pascal5i import CLASSES, read_ids
 from sd_aanet.data.prepare import SPLITS
 from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
 from sd_aanet.data.reading import read_all
-from sd_aanet.data.source import Array8, check_same_size, image_size, read_label
+from sd_aanet.data.sources.pascal5i import CLASSES, read_ids
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
+from sd_aanet.images import Array8, check_same_size, image_size, read_label
 
 MASKS = "SegmentationClassAug"
 LISTS = Path("ImageSets", "Segmentation")
@@ -80,7 +80,7 @@ def read_sbd(path: Path) -> Array8:
     else:
         if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iu":
             return label.astype(np.uint8)
-        problem = "its field GTcls.Segmentation is no map of class indices"
+        problem = "its field GTcls.Segmentation is not a map of class indices"
     raise DataError(f"mask {path} cannot be read ({' '.join(problem.split())}): unpack SBD's archive again")
 
 
@@ -114,7 +114,7 @@ def _tell_count(what: str, names: Collection[str], expected: int) -> None:
     if difference := len(names) - expected:
         off = f"{difference:,} too many" if difference > 0 else f"{-difference:,} are missing"
         print(
-            f"warning: {what} has {len(names):,} images, expected {expected:,}: {off}, so figures do not compare with "
+            f"warning: {what} has {len(names):,} images, expected {expected:,}: {off}, so scores do not compare with "
             "published ones"
         )
 
@@ -151,7 +151,7 @@ def _write_masks(names: list[str], voc: Path, sbd: Path, folder: Path) -> None:
 def _write_mask(jobs: list[_Job], i: int) -> None:
     picture, source, mask = jobs[i]
     label = read_label(source) if source.suffix == ".png" else read_sbd(source)
-    check_same_size(picture, image_size(picture), source, label.shape)
+    check_same_size(picture, image_size(picture, upright=False), source, label.shape)
     strange = label[(label > len(CLASSES)) & (label != IGNORE)]
     if strange.size:
         raise DataError(
@@ -167,4 +167,4 @@ def _dataset(sbd: Path) -> Path:
 
 def _check_folder(folder: Path, option: str) -> None:
     if not folder.is_dir():
-        raise DataError(f"folder {folder} is missing, expected it of {option}: name the folder above it there")
+        raise DataError(f"folder {folder} is missing, expected for {option}: give the folder above it")

@@ -1,0 +1,1 @@
+"""Data sets as images with masks: one file each, and what they share."""

@@ -1,0 +1,292 @@
+"""The results in a folder: every result.json at any depth, checked, and what a run left beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from sd_aanet.errors import DataError
+from sd_aanet.evaluation.leakage import leaked_classes
+from sd_aanet.training.plots import Series, read_metrics
+
+Settings = dict[str, Any]
+Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
+SCORES = ("miou", "fb_iou")
+COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
+RECIPE = (
+    *("lr", "batch_size", "momentum", "weight_decay", "power", "gradient_clip", "early_stopping"),
+    *("model.loss.alpha", "model.loss.beta", "model.loss.auxiliary", "model.loss.temperature"),
+    *("model.loss.detach_teacher", "model.loss.teacher"),
+)
+"""What a training's config.yaml has that sets it apart from others and that its result does not name."""
+NEEDED = ("checkpoint", "episodes", "precision", "seconds", "versions")
+NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed")
+"""What a result has beside its scores, its network and its training."""
+AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
+
+
+def fold_name(fold: int) -> str:
+    """What a fold is called, see `Run.fold`."""
+    return "no fold" if fold < 0 else f"fold {fold}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one run at one resolution, in [0, 1].
+
+    Attributes:
+        means: "miou" and "fb_iou", means over the evaluation seeds.
+        seeds: the same for each evaluation seed.
+        classes: IoU of each class by name.
+    """
+
+    means: Mapping[str, float]
+    seeds: Mapping[int, Mapping[str, float]]
+    classes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Test episodes of one run at its headline resolution: int64 arrays (N,), in pixels but for `seed` and `class_id`.
+
+    Attributes:
+        seed: of the list that each is of.
+        area: of the image, without ignored pixels.
+        object: true foreground.
+        names: class id -> class name.
+    """
+
+    seed: NDArray[np.int64]
+    class_id: NDArray[np.int64]
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    area: NDArray[np.int64]
+    object: NDArray[np.int64]
+    names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training or evaluation.
+
+    Attributes:
+        name: its folder, from the folder that was searched.
+        folder: its folder.
+        result: all of result.json.
+        headline: scores at `resolution`.
+        also: scores at further resolutions.
+        recipe: those of `RECIPE` that are known.
+        episodes: its test episodes; None without episodes.csv.
+        prototypes: (N, C) float32 of test episodes, and their class ids (N,); None without prototypes.npz.
+        curves: {metric: (steps, values)} of the training; empty without one.
+    """
+
+    name: str
+    folder: Path
+    result: Settings
+    headline: Scores
+    also: Mapping[str, Scores]
+    recipe: Settings
+    episodes: Episodes | None = None
+    prototypes: Prototypes | None = None
+    curves: Series = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> Settings:
+        """Every switch of the evaluation."""
+        return dict(self.result["protocol"])
+
+    @property
+    def network(self) -> Settings:
+        """What the network was built from."""
+        return dict(self.result["network"])
+
+    @property
+    def training(self) -> Settings:
+        """Settings and classes of the training; empty where there was none, or none is known."""
+        return dict(self.result["training"] or {})
+
+    @property
+    def leaked(self) -> str:
+        """The tested classes that its training has seen, see `leaked_classes`."""
+        return leaked_classes(self.training, self.protocol)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.protocol["dataset"])
+
+    @property
+    def fold(self) -> int:
+        """Whose classes are novel; -1 for a list of episodes that is of no fold."""
+        fold = self.protocol["fold"]
+        return -1 if fold is None else int(fold)
+
+    @property
+    def resolution(self) -> str:
+        """Where its headline was scored."""
+        resolution = str(self.protocol["resolution"])
+        return "original" if resolution == "both" else resolution
+
+    @property
+    def shot(self) -> int:
+        """K of the evaluation."""
+        return int(self.protocol["test_shot"])
+
+    @property
+    def lists(self) -> dict[int, str]:
+        """The digest of each list of episodes, by its seed."""
+        return {int(seed["seed"]): str(seed["episodes"]) for seed in self.result["seeds"]}
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Every run with a result under a folder, with what stands beside it, ordered by path.
+
+    Raises:
+        DataError: no such folder, no result in it, or a file in it that is damaged or none of ours.
+    """
+    if not folder.is_dir():
+        raise DataError(f"folder '{folder}' does not exist: give the folder of a sweep, a training or an evaluation")
+    paths = sorted(folder.rglob("result.json"))
+    if not paths:
+        failed = len(read_failures(folder))
+        why = f" ({failed} failed jobs)" if failed else ""
+        raise DataError(
+            f"folder '{folder}' holds no result.json at any depth{why}: give the folder of a sweep, a training or "
+            "an evaluation that has finished"
+        )
+    runs = [read_run(path, folder) for path in paths]
+    return [
+        replace(run, episodes=read_episodes(run), prototypes=_read_prototypes(run), curves=_read_curves(run))
+        for run in tqdm(runs, desc="reading", unit="run", leave=False, disable=None)
+    ]
+
+
+def read_run(path: Path, root: Path) -> Run:
+    """A result.json, checked, without what stands beside it.
+
+    Args:
+        path: of the file.
+        root: the folder that the run is named from.
+
+    Raises:
+        DataError: the file is damaged or none of ours.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' is not readable JSON ({error}): {AGAIN}") from None
+    try:
+        headline = _scores(result)
+        also = {str(name): _scores(scores) for name, scores in result["also"].items()}
+        run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
+        known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
+        known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
+        known += [run.network["method"], run.network["backbone"]]
+        known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
+        if run.fold < 0 and run.protocol["fold"] is not None:
+            raise ValueError(f"fold {run.fold}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"'{path}' is not a result of sd-aanet evaluate or train ({what}): move it away, or {AGAIN}"
+        ) from None
+    return run
+
+
+def _scores(values: Settings) -> Scores:
+    return Scores(
+        {name: float(values[name]) for name in SCORES},
+        {int(seed["seed"]): {name: float(seed[name]) for name in SCORES} for seed in values["seeds"]},
+        {str(name): float(entry["iou"]) for name, entry in values["classes"].items()},
+    )
+
+
+def _recipe(path: Path, result: Settings) -> Settings:
+    """The recipe from the training's config.yaml: the run's own, or that beside the checkpoint it evaluated."""
+    checkpoint = result["checkpoint"]
+    places = [path.parent, *([Path(checkpoint).parent.parent] if checkpoint else [])]
+    for config in (place / "config.yaml" for place in places):
+        if config.is_file():
+            try:
+                saved = OmegaConf.load(config)
+                found = {key: OmegaConf.select(saved, key) for key in RECIPE}
+            except Exception as error:  # the system's, YAML's or OmegaConf's
+                line = " ".join(str(error).split())
+                raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
+            return {key: value for key, value in found.items() if value is not None}
+    return {}
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """What is known of jobs that failed: name -> text of failures/<name>.txt, which sweeps at any depth leave."""
+    return {
+        (path.parent.parent / path.stem).relative_to(folder).as_posix(): path.read_text("utf-8", "replace").strip()
+        for path in sorted(folder.glob("**/failures/*.txt"))
+    }
+
+
+def read_episodes(run: Run) -> Episodes | None:
+    """What episodes.csv beside a result holds; None where it is not there.
+
+    Raises:
+        DataError: the file is damaged, or does not have as many episodes as the result.
+    """
+    path = run.folder / "episodes.csv"
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file, strict=True)
+        columns = dict(zip(header, zip(*lines, strict=True), strict=True))
+        kept = ~np.isin(columns["resolution"], list(run.also))
+        counts = {name: np.array(columns[name]).astype(np.int64)[kept] for name in COUNTS}
+        names = dict(zip(counts["class_id"].tolist(), np.array(columns["class"])[kept].tolist(), strict=True))
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        what = f"no column {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
+    if len(counts["union"]) != run.result["episodes"]:
+        raise DataError(
+            f"'{path}' holds {len(counts['union'])} episodes, expected the {run.result['episodes']} of result.json "
+            f"beside it: {AGAIN}"
+        )
+    area = counts["union"] + counts["background_intersection"]
+    seed, class_id, intersection, union, true = (
+        counts[name] for name in ("seed", "class_id", "intersection", "union", "object")
+    )
+    return Episodes(seed, class_id, intersection, union, area, true, names)
+
+
+def _read_prototypes(run: Run) -> Prototypes | None:
+    path = run.folder / "prototypes.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            prototype, class_id = arrays["prototype"].astype(np.float32), arrays["class_id"].astype(np.int64)
+        if prototype.ndim != 2 or class_id.shape != prototype.shape[:1]:
+            raise ValueError(f"shapes {prototype.shape} and {class_id.shape}")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"'{path}' holds no prototypes (N, C) with class ids (N,) ({error}): {AGAIN}") from None
+    finite = np.isfinite(prototype).all(1)  # float16 ends at 65504
+    return prototype[finite], class_id[finite]
+
+
+def _read_curves(run: Run) -> Series:
+    try:
+        return read_metrics(run.folder)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(
+            f"'{run.folder / 'logs'}' has a metrics.csv that cannot be read to its end ({error}): move it away to do "
+            "without its curves"
+        ) from None

@@ -1,0 +1,140 @@
+"""Figures of trainings: their validation and their losses over the steps."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_aanet.report.collect import Run, fold_name
+from sd_aanet.report.rows import Row
+from sd_aanet.report.style import LINES, MARKERS, Line, Plot, finish, panels
+from sd_aanet.training.plots import COLOURS
+
+VALIDATION = "val/miou"
+LOSSES = ("total", "main", "auxiliary", "support")
+DISTILLATION = "distillation"
+GRID = 300
+"""Steps at which the losses of several trainings are compared."""
+Floats = NDArray[np.float64]
+
+
+def learning_curves(rows: Sequence[Row]) -> Iterator[Plot]:
+    """Validation mIoU over the steps, a line for each training."""
+    groups = _trainings(rows, VALIDATION)
+    if not groups:
+        return
+    from matplotlib.lines import Line2D
+
+    figure, axes = panels(len(groups), 3.6)
+    shots = sorted({_shot(run) for runs in groups.values() for run in runs})
+    folds = sorted({run.fold for runs in groups.values() for run in runs})
+    for panel, (title, runs) in zip(axes, groups.items(), strict=True):
+        for run in runs:
+            steps, values = run.curves[VALIDATION]
+            looks = _fold_looks(run.fold) | {"linestyle": _line(shots, _shot(run)), "markevery": 1 + len(steps) // 20}
+            panel.plot(steps, 100 * np.array(values), **looks)
+        panel.set(title=title, xlabel="step", ylabel="validation mIoU, %")
+        panel.set_ylim(bottom=0)
+    handles = [Line2D([], [], label=fold_name(fold), **_fold_looks(fold)) for fold in folds]
+    handles += [Line2D([], [], color="black", label=f"{k}-shot", linestyle=_line(shots, k)) for k in shots]
+    figure.legend(handles=handles, loc="outside right upper")
+    yield finish(
+        "learning",
+        "Validation over the training",
+        "Each line is a training: mIoU of its validation, on the classes that its checkpoint was selected on "
+        "(select_on in the protocol). A line that still rises at its end was trained too briefly.",
+        f"Lines of {sum(map(len, groups.values()))} trainings over the steps.",
+        figure,
+    )
+
+
+def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
+    """Losses over the steps, the mean over the trainings of a network with their range."""
+    groups = _trainings(rows, f"train/{LOSSES[0]}")
+    if not groups:
+        return
+    figure, axes = panels(2 * len(groups), 3.4)
+    for place, (title, runs) in enumerate(groups.items()):
+        left, right = axes[2 * place : 2 * place + 2]
+        for index, (panel, name) in enumerate([*((left, name) for name in LOSSES), (right, DISTILLATION)]):
+            curve = mean_and_range([run.curves[f"train/{name}"] for run in runs if f"train/{name}" in run.curves])
+            if curve is not None:
+                steps, mean, low, high = curve
+                panel.plot(steps, mean, color=COLOURS[index], linestyle=_line(LOSSES, name), label=name)
+                panel.fill_between(steps, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)
+        left.set(title=title, xlabel="step", ylabel="loss")
+        right.set(title="distillation", xlabel="step", ylabel="loss before its weight")
+        for panel in (left, right):
+            panel.set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(LOSSES))
+    yield finish(
+        "losses",
+        "Losses over the training",
+        "Lines are the mean over all trainings of a network, each smoothed over a twentieth of its steps; bands are "
+        "the range over these trainings. The total is the weighted sum of the others; the distillation, small before "
+        "its weight, has an axis of its own.",
+        f"Lines of the losses of {sum(map(len, groups.values()))} trainings over the steps.",
+        figure,
+    )
+
+
+def mean_and_range(
+    curves: Sequence[tuple[Sequence[int], Sequence[float]]],
+) -> tuple[Floats, Floats, Floats, Floats] | None:
+    """Steps, and the mean, least and largest of smoothed curves there; None without a curve.
+
+    A curve counts within its own steps only.
+    """
+    curves = [curve for curve in curves if len(curve[0])]
+    if not curves:
+        return None
+    steps = np.linspace(min(c[0][0] for c in curves), max(c[0][-1] for c in curves), GRID)
+    values = np.array([np.interp(steps, c[0], smoothed(np.array(c[1])), np.nan, np.nan) for c in curves])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # steps between one training's end and another's start
+        return steps, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0)
+
+
+def smoothed(values: Floats) -> Floats:
+    """The running mean over a twentieth of the values, of those that are there at the ends."""
+    half = max(0, round(len(values) / 40))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
+    mean: Floats = (sums[high] - sums[low]) / (high - low)
+    return mean
+
+
+def _trainings(rows: Sequence[Row], metric: str) -> dict[str, list[Run]]:
+    """Runs with a curve of a metric, by what their panel is called."""
+    several = len({row.dataset for row in rows}) > 1
+    groups: dict[str, dict[str, Run]] = {}
+    for row in rows:
+        network = textwrap.wrap(f"{row.model}, {row.backbone}", 48)  # as much as a panel is wide
+        title = "\n".join([*([row.dataset] if several else []), *network])
+        runs = {run.name: run for run in row.all_runs() if metric in run.curves}
+        if runs:
+            groups.setdefault(title, {}).update(runs)
+    return {title: list(runs.values()) for title, runs in groups.items()}
+
+
+def _shot(run: Run) -> int:
+    return int(run.training.get("shot", run.shot))
+
+
+def _fold_looks(fold: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[fold % len(COLOURS)],
+        "marker": MARKERS[fold % len(MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
+
+
+def _line(of: Sequence[object], value: object) -> Line:
+    return LINES[of.index(value) % len(LINES)] if value in of else LINES[0]

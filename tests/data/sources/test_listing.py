@@ -1,0 +1,56 @@
+"""Texts and folders as people have them."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from sd_aanet.data.sources.listing import by_last_part, files_below, read_lines, read_text
+from sd_aanet.errors import DataError
+
+APART = unicodedata.normalize("NFD", "Möwe")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\nMöwe\n".encode(),
+        "cat\r\nMöwe\r\n".encode(),
+        "\ufeffcat\nMöwe".encode(),
+        "\n  cat \n\n\tMöwe\n \n".encode(),
+        f"cat\n{APART}\n".encode(),
+    ],
+    ids=["plain", "CRLF", "BOM", "blanks", "NFD"],
+)
+def test_lines_are_read_however_they_were_saved(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    assert read_lines(tmp_path / "list.txt") == ["cat", "Möwe"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_texts_in_another_encoding_are_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("Möwe", encoding=encoding)
+    with pytest.raises(DataError, match=r"list\.txt cannot be read \(it is not in UTF-8\).*: save it as UTF-8$"):
+        read_text(path)
+
+
+def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(DataError, match=r"cannot be read \((No such file|Is a)"):
+            read_text(path)
+
+
+def test_files_are_those_that_a_file_browser_shows(tmp_path: Path) -> None:
+    names = ("b.jpg", "a/Bild 1.JPG", f"a/{APART}.png", "a/c/deep.tif", "._b.jpg", ".DS_Store", ".hidden/x.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "a/c", target_is_directory=True)
+    found = files_below(tmp_path)
+    assert list(found) == ["a/Bild 1.JPG", "a/Möwe.png", "a/c/deep.tif", "b.jpg", "link/deep.tif"]
+    assert all(Path(path).is_file() for path in found.values())
+
+
+def test_the_last_part_of_a_path_stands_for_it_where_it_is_the_only_one() -> None:
+    assert by_last_part(["a/x", "b/x", "b/y", "z"]) == {"y": "b/y", "z": "z"}

@@ -1,0 +1,314 @@
+"""`sd-aanet report`: its table against plain NumPy, its files, its page, and results that are none."""
+
+import csv
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from fake_results import make_run, make_sweep
+from PIL import Image
+
+from commands import Done, nothing_left, ran, refused, run
+
+TABLES = ("table.md", "table.csv", "table.tex")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def reported(folder: str = "sweep") -> tuple[Done, list[dict[str, str]]]:
+    done = run("report", folder)
+    assert done.code == 0, done.err
+    with Path(folder, "report/table.csv").open(newline="") as file:
+        return done, list(csv.DictReader(file))
+
+
+def measured(lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [line for line in lines if "reported" not in " ".join(map(str, line.values()))]
+
+
+def number(text: str) -> float:
+    return float(re.findall(r"-?\d+\.\d+", text)[0])
+
+
+def figures_of(line: dict[str, str]) -> list[float]:
+    """Every number of a line's cells that hold figures."""
+    return [float(x) for text in line.values() for x in re.findall(r"(?<![\w-])\d+\.\d+", str(text))]
+
+
+def test_the_table_is_that_of_plain_numpy() -> None:
+    results = make_sweep(Path("sweep"), seeds=(0, 1, 2))
+    _, lines = reported()
+    rows = measured(lines)
+    assert len(rows) == 2
+    for line, shot in zip(rows, (1, 5), strict=True):
+        of_shot = [results[fold, shot, 0] for fold in range(4)]
+        values = figures_of(line)
+        for result in of_shot:
+            assert any(value == pytest.approx(100 * result["miou"], abs=0.051) for value in values)
+        for name in ("miou", "fb_iou"):
+            seeds = np.array([[seed[name] for seed in result["seeds"]] for result in of_shot])
+            means = seeds.mean(0)
+            assert any(value == pytest.approx(100 * means.mean(), abs=0.051) for value in values)
+            half = scipy.stats.t.ppf(0.975, 2) * means.std(ddof=1) / 3**0.5
+            assert any(value == pytest.approx(100 * half, abs=0.051) for value in values), "half the interval"
+
+
+def test_several_trainings_are_one_row_with_their_deviation() -> None:
+    results = make_sweep(Path("sweep"), shots=(1,), train_seeds=(0, 1, 2))
+    done, lines = reported()
+    (line,) = measured(lines)
+    means = [np.mean([results[fold, 1, seed]["miou"] for fold in range(4)]) for seed in range(3)]
+    values = figures_of(line)
+    for expected in (np.mean(means), np.std(means, ddof=1)):
+        assert any(value == pytest.approx(100 * expected, abs=0.051) for value in values)
+    assert "standard deviation over the seeds of the training" in done.out
+
+
+def test_a_mean_of_some_folds_says_so_and_other_cells_are_a_dash() -> None:
+    make_sweep(Path("sweep"), folds=(0, 2), shots=(1,))
+    done, _ = reported()
+    assert "2 of 4 folds" in done.out
+    assert "–" in done.out
+    assert "2 of 4 folds" in Path("sweep/report/table.md").read_text()
+
+
+def test_other_protocols_are_rows_of_their_own() -> None:
+    make_sweep(Path("sweep/a"), shots=(1,))
+    make_sweep(Path("sweep/b"), shots=(1,), protocol={"protocol": "hsnet", "order": "pairs"})
+    done, lines = reported()
+    assert len(measured(lines)) == 2
+    assert "hsnet" in done.out
+    assert "strict" in done.out
+
+
+def test_a_job_of_both_resolutions_joins_those_of_one() -> None:
+    both = make_run(Path("sweep/0"), fold=0, also=True)
+    make_run(Path("sweep/1"), fold=1)
+    make_run(Path("sweep/2"), fold=2, protocol={"resolution": "squashed"})
+    _, lines = reported()
+    original, squashed = measured(lines)
+    assert [line["mean"].split(" ", 1)[1] for line in (original, squashed)] == ["(2 of 4 folds)"] * 2
+    assert number(original["fold-0"]) == pytest.approx(100 * both["miou"], abs=0.051)
+    assert number(squashed["fold-0"]) == pytest.approx(100 * both["also"]["squashed"]["miou"], abs=0.051)
+    assert original["fold-1"] != squashed["fold-1"] == "–"
+    assert squashed["fold-2"] != original["fold-2"] == "–"
+
+
+def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None:
+    for fold, arrangement in enumerate(("interleaved", "contiguous")):
+        source = {"arrangement": arrangement, "folds": 4}
+        make_run(Path(f"sweep/{fold}"), fold=fold, dataset="coco20i", protocol={"source": source, "folds": 4})
+    done, lines = reported()
+    assert len(measured(lines)) == 2
+    for arrangement in ("interleaved", "contiguous"):
+        assert f'source {{"arrangement": "{arrangement}", "folds": 4}}' in done.out
+
+
+@pytest.mark.parametrize(("select_on", "marked"), [("base", ["aeroplane", "car"]), ("none", ["car"])])
+def test_tests_on_seen_classes_are_marked(select_on: str, marked: list[str]) -> None:
+    for fold in range(3):
+        result = make_run(Path(f"sweep/{fold}"), fold=fold)
+        assert len(result["protocol"]["classes"]["test"]) == 5
+        result["training"] |= {"select_on": select_on, "classes": {"train": ["car"], "val": ["aeroplane"]}}
+        Path(f"sweep/{fold}/result.json").write_text(json.dumps(result))
+    done, lines = reported()
+    labels = [line["model"] for line in measured(lines)]
+    assert len(labels) == 2
+    assert sum("CAUTION: has seen tested classes" in label for label in labels) == 1
+    for name in ("aeroplane", "car"):
+        said = f"has seen 1 of 5 tested classes ({name}) in training: these are not few-shot results"
+        assert (said in done.out) == (name in marked)
+
+
+def test_the_fields_figures_stand_beside_with_a_caution_and_without_folds() -> None:
+    make_sweep(Path("sweep"))
+    done, lines = reported()
+    others = [line for line in lines if line not in measured(lines)]
+    text = " ".join(str(line) for line in others)
+    for figure in ("62.9", "65.5", "60.8", "69.5"):
+        assert figure in text
+    assert "CAUTION" in done.out
+    for line in others:
+        assert len(figures_of(line)) <= 1, "the mean alone: no fold of theirs is known"
+    make_sweep(Path("own"), dataset="folder", network={"prior": False})
+    own, _ = reported("own")
+    assert "as reported" not in own.out
+
+
+def test_the_table_is_in_three_formats() -> None:
+    results = make_sweep(Path("sweep"), shots=(1,))
+    reported()
+    mean = f"{100 * np.mean([result['miou'] for result in results.values()]):.1f}"
+    for name in TABLES:
+        assert mean in Path("sweep/report", name).read_text()
+    tex = Path("sweep/report/table.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
+    assert r"\toprule" in tex
+    widths = {line.count("&") for line in tex.splitlines() if line.rstrip().endswith(r"\\") and "&" in line}
+    assert len(widths) == 1
+    bars = {line.count("|") for line in Path("sweep/report/table.md").read_text().splitlines() if line.startswith("|")}
+    assert len(bars) == 1
+
+
+class Page(HTMLParser):
+    """Which tags a page has, and whether all are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br", "img", "hr", "path", "use", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone() -> None:
+    make_sweep(Path("sweep"), network={"variant": "<b>x</b>"})
+    Path("sweep/failures").mkdir()
+    Path("sweep/failures/fold9.txt").write_text("RuntimeError: <out> of memory")
+    reported()
+    text = Path("sweep/report/report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    tags = [tag for tag, _ in page.tags]
+    assert "script" not in tags
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) >= 5
+    assert all(str(picture["src"]).startswith("data:image/svg+xml") and picture["alt"] for picture in pictures)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert not str(attributes.get(name) or "#").startswith(("http", "//"))
+    assert "<b>x</b>" not in text
+    assert "&lt;out&gt; of memory" in text
+    assert len(text) < 3_000_000
+
+
+def test_failures_of_sweeps_at_any_depth_are_listed() -> None:
+    for sweep, name in (("one", "fold0_shot9"), ("two/more", "fold0_shot9"), ("two", "fold1_shot9")):
+        Path("sweeps", sweep, "failures").mkdir(parents=True)
+        Path("sweeps", sweep, "failures", f"{name}.txt").write_text("too few images")
+    refused(run("report", "sweeps"), "holds no result.json at any depth (3 failed jobs)")
+    make_run(Path("sweeps/one/fold0_shot1"))
+    done, _ = reported("sweeps")
+    assert "failed jobs: 3" in done.out
+    page = Path("sweeps/report/report.html").read_text()
+    for name in ("one/fold0_shot9", "two/fold1_shot9", "two/more/fold0_shot9"):
+        assert f"<summary>{name}</summary>" in page
+
+
+def test_a_report_that_is_repeated_leaves_no_plot_of_the_one_before() -> None:
+    make_run(Path("sweep/job"), dataset="pascal5i")
+    reported()
+    figures = Path("sweep/report/figures")
+    assert (figures / "classes_pascal5i.svg").is_file()
+    (figures / "notes.txt").write_text("not of a report")
+    shutil.rmtree("sweep/job")
+    make_run(Path("sweep/job"), dataset="coco20i")
+    reported()
+    names = {path.name for path in figures.iterdir()}
+    assert "classes_coco20i.svg" in names
+    assert not [name for name in names if "pascal5i" in name]
+    assert "notes.txt" in names
+
+
+def test_plots_are_whole_in_both_formats_and_repeat() -> None:
+    make_sweep(Path("sweep"), folds=(0, 1))
+    reported()
+    figures = sorted(Path("sweep/report/figures").iterdir())
+    assert len(figures) >= 10
+    before = {path: path.read_bytes() for path in figures}
+    for path in figures:
+        if path.suffix == ".svg":
+            assert ET.parse(path).getroot().tag.endswith("svg")
+        else:
+            with Image.open(path) as picture:
+                picture.load()
+                assert picture.width > 300
+    reported()
+    assert before == {path: path.read_bytes() for path in figures}
+
+
+def test_what_is_missing_leaves_its_plot_out_and_says_so() -> None:
+    make_run(Path("sweep/job"), companions=False)
+    done, _ = reported()
+    assert "no run has an episodes.csv" in done.out
+    assert "no run has a metrics.csv" in done.out
+    names = {path.stem for path in Path("sweep/report/figures").iterdir()}
+    assert names
+    assert "no run has an episodes.csv" in Path("sweep/report/report.html").read_text()
+
+
+def test_a_real_evaluation_is_reported() -> None:
+    data = ("strategy=cpu", "dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100")
+    ran(
+        "evaluate",
+        "checkpoint=null",
+        "model=prototype",
+        *data,
+        "episodes=6",
+        "seeds=2",
+        "resolution=both",
+        "out=sweep/a",
+    )
+    _, lines = reported()
+    result = json.loads(Path("sweep/a/result.json").read_text())
+    assert any(value == pytest.approx(100 * result["miou"], abs=0.051) for value in figures_of(lines[0]))
+
+
+def spoil(kind: str) -> None:
+    result: dict[str, Any] = make_run(Path("sweep/job"))
+    path = Path("sweep/job/result.json")
+    if kind == "json":
+        path.write_text("{")
+    elif kind == "parts":
+        del result["seeds"]
+        path.write_text(json.dumps(result))
+    elif kind == "foreign":
+        path.write_text('{"loss": 1}')
+    elif kind == "csv":
+        episodes = Path("sweep/job/episodes.csv")
+        episodes.write_text(episodes.read_text()[:900])
+    elif kind == "npz":
+        Path("sweep/job/prototypes.npz").write_bytes(b"PK")
+
+
+BAD = {
+    "json": ("result.json' is not readable JSON", "evaluate again"),
+    "parts": ("is not a result", "'seeds'", "evaluate again"),
+    "foreign": ("is not a result",),
+    "csv": ("episodes.csv'", "evaluate again"),
+    "npz": ("prototypes.npz'", "evaluate again"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_results_that_are_none(kind: str) -> None:
+    spoil(kind)
+    with nothing_left():
+        refused(run("report", "sweep"), *BAD[kind])
+
+
+def test_folders_without_results() -> None:
+    refused(run("report", "missing"), "folder 'missing' does not exist")
+    Path("empty").mkdir()
+    with nothing_left():
+        refused(run("report", "empty"), "holds no result.json")
+    make_run(Path("sweep/job"))
+    refused(run("report", "sweep", "--out", "/proc/no/such"), "/proc/no/such")
