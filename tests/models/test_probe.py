@@ -301,7 +301,7 @@ def test_half_precision_is_for_the_backbone_alone() -> None:
         ({"balance": 1.5}, "balance=1.5, expected 0"),
         ({"l2": 0.0}, "l2=0.0, expected more than 0"),
         ({"cells": 0}, "cells=0, expected at least 1"),
-        ({"features": "stage9"}, "features=stage9, but pixels has no such output"),
+        ({"features": "stage9"}, "model.features=stage9, but pixels has no such output"),
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import FewShotMethod
-from sd_aanet.models.parts.features import Maps, chosen
+from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import resize, share_of
 
 TOLERANCE = 1e-6
@@ -81,7 +81,7 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         cells: int = 20_000,
     ) -> None:
         super().__init__(backbone)
-        self.features = chosen(backbone, features, backbone.mid, "features")
+        self.features = backbone.named(features or backbone.mid, "model.features")
         self.normalise = normalise
         if not 0 <= balance <= 1:
             raise ConfigError(f"balance={balance}, expected 0 (all cells alike) to 1 (object and background alike)")
@@ -109,8 +109,8 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         shares = torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)  # (N, 2, h, w)
         counted = shares.sum(1) > 0  # (N, h, w)
         rows = zip(features.maps.permute(0, 2, 3, 1), shares.permute(0, 2, 3, 1), counted, strict=True)
-        chosen_cells = [(feature[inside], share[inside]) for feature, share, inside in rows]  # (n, C), (n, 2) each
-        return Cells(tuple(feature for feature, _ in chosen_cells), tuple(share for _, share in chosen_cells))
+        cells = [(feature[inside], share[inside]) for feature, share, inside in rows]  # (n, C), (n, 2) each
+        return Cells(tuple(feature for feature, _ in cells), tuple(share for _, share in cells))
 
     @torch.no_grad()
     def support_set(self, supports: Cells, shots: int) -> Classifiers:
