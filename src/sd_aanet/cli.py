@@ -24,7 +24,10 @@ PLAIN = {
     "compare": ("sd_aanet.report.compare", "the difference of two results over the same episodes"),
     "report": ("sd_aanet.report", "tables, plots and a page of a sweep's results"),
     "parity": ("sd_aanet.models.sd_aanet.parity", "compare the network with recorded outputs of the published one"),
-    "import-published": ("sd_aanet.models.sd_aanet.convert", "turn a published checkpoint into ours, or ours into a published one"),
+    "import-published": (
+        "sd_aanet.models.sd_aanet.convert",
+        "turn a published checkpoint into ours, or ours into a published one",
+    ),
 }
 """Commands with arguments of their own: name -> module with `main(argv)`, which returns the exit code."""
 

@@ -163,7 +163,8 @@ class Comparer:
 
     def _features(self, episode: Episode, masks: Tensor) -> tuple[tuple[Rows, Rows | None], tuple[Rows, Rows | None]]:
         """Of the queries, and of all their examples, shots innermost."""
-        supports, batch = episode.support.flatten(0, 2), len(episode)  # (BNK, 3, S, S)
+        supports = episode.support.flatten(0, 2)  # (BNK, 3, S, S)
+        batch, ways, shots = len(episode), episode.ways, episode.shots
         if self.cache is not None:
             keys = [key for row in episode.support_key for key in row]
             if not all(keys) or not all(episode.query_key):
@@ -178,19 +179,16 @@ class Comparer:
         if self.method.backbone.training:
             # Batch norms in train mode see their batch: the query alone, then each shot alone, as in the published
             # training. Anything else would be another network.
-            groups = [(episode.query, None)]
-            groups += [(s, m) for s, m in zip(*(x.flatten(1, 2).unbind(1) for x in (episode.support, episode.support_mask)), strict=True)]  # fmt: skip
+            each = ways * shots
+            groups = [(episode.query, None), *((s, m) for s, m in zip(*_by_shot(episode), strict=True))]
             made = []
             for images, mask in groups:
                 features = self._image(images)
                 made.append((features, self._masked(features, mask=mask)))
-            each = len(made) - 1  # N * K
             order = [shot * batch + b for b in range(batch) for shot in range(each)]
-            features, masked = (
-                None if some[0] is None else type(some[0]).cat(some).select(order) for some in zip(*made[1:], strict=True)
-            )
-            assert features is not None
-            return made[0], (features, masked)
+            features = type(made[1][0]).cat([some for some, _ in made[1:]]).select(order)
+            masked = [some for _, some in made[1:] if some is not None]
+            return made[0], (features, type(masked[0]).cat(masked).select(order) if masked else None)
         image = self._image(torch.cat([episode.query, supports]))
         of_query, of_support = image.select(range(batch)), image.select(range(batch, len(image)))
         return (of_query, self._masked(of_query)), (of_support, self._masked(of_support, mask=masks))
@@ -218,3 +216,8 @@ class Comparer:
             return
         with torch.inference_mode(False), torch.no_grad():
             yield
+
+
+def _by_shot(episode: Episode) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """For each of N * K examples of an episode, those of all episodes: images (B, 3, S, S) and masks (B, S, S)."""
+    return episode.support.flatten(1, 2).unbind(1), episode.support_mask.flatten(1, 2).unbind(1)

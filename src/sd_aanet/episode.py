@@ -77,7 +77,7 @@ class Rows(Batch):
         return next(len(value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
 
     def select(self, rows: Sequence[int]) -> Self:
-        """Some of the rows, each any number of times, in any order; neighbours, or one row again and again, share the memory."""
+        """Some of the rows, each any number of times, in any order; neighbours, or one row repeated, as a view."""
         rows = list(rows)
         first, count = rows[0], len(rows)
         if rows == list(range(first, first + count)):
@@ -167,7 +167,9 @@ class Episode(Rows):
         masks = torch.where(masks == IGNORE, IGNORE, (masks == way).to(masks.dtype))  # (B, N, S, S)
         rows = [b for b in range(len(self)) for _ in range(self.ways)]
         keys = [
-            row[n * self.shots : (n + 1) * self.shots] for row in self.support_key for n in range(self.ways if row else 0)
+            row[n * self.shots : (n + 1) * self.shots]
+            for row in self.support_key
+            for n in range(self.ways if row else 0)
         ]
         return Episode(
             query=self.query[rows],

@@ -1,6 +1,6 @@
 """Kept backbone features: a frozen backbone runs once per picture instead of once per episode.
 
-What depends on the picture alone is kept by the picture's key; what depends on an example's mask, too, by key and class.
+What depends on the picture alone is kept by the picture's key; what depends on an example's mask by key and class.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class FeatureCache:
         keys = [("masked", *key) for key in zip(names, labels, strict=True)]
 
         def compute(rows: list[int]) -> Rows:
-            return self.method.masked_features(features.select(rows), None if mask is None else mask[rows])  # type: ignore[no-any-return]
+            made: Rows | None = self.method.masked_features(features.select(rows), None if mask is None else mask[rows])
+            assert made is not None  # asked only where the method has such
+            return made
 
         return self._all(keys, compute)
 
@@ -130,7 +132,8 @@ class FeatureCache:
             weight = next(self.method.parameters())
             side = self.method.backbone.grid.least
             features = self.method.image_features(torch.zeros(1, 3, side, side, device=weight.device))
-            self._types |= {"image": type(features), "masked": type(self.method.masked_features(features, None))}
+            masked: Any = self.method.masked_features(features, None)
+            self._types |= {"image": type(features), "masked": type(masked)}
         return self._types[kind]
 
     def _path(self, key: Key) -> Path:

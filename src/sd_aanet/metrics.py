@@ -53,7 +53,7 @@ def confusion(prediction: Tensor, mask: Tensor, class_id: Tensor, classes: int) 
 
 
 def class_sums(counts: Tensor, class_id: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The counts of (episode, class) rows (B * N, 5), summed by class: (classes + 1, 4) int64, and how many each had."""
+    """The counts of episodes and classes (B * N, 5), summed by class: (classes + 1, 4) int64; and how many each had."""
     sums = counts.new_zeros(classes + 1, 4).index_add_(0, class_id, counts[:, :4])
     return sums, torch.bincount(class_id, minlength=classes + 1)
 

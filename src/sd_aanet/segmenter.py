@@ -33,7 +33,7 @@ class Segmentation:
         mask: uint8 (H, W), 1 where the probability is over one half, else 0.
         probability: float32 (H, W) in [0, 1], of the supports' class.
         attention: float32 (H, W), what the method looked at, from 0, its least in this picture, to 1, its most; None
-            where it has no such map. Of SD-AANet, SAAM's affinity attention, which only the decoder reads, so the object
+            where it has no such map. Of SD-AANet, SAAM's affinity attention, which only the decoder reads: the object
             stands out by being high or by being low.
     """
 

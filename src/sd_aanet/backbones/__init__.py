@@ -7,12 +7,17 @@ from functools import partial
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.resnet import ResNet
+from sd_aanet.backbones.transformers import ConvNeXt, DINOv2, DINOv3
 from sd_aanet.backbones.vgg import VGG
 from sd_aanet.errors import ConfigError
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in ResNet.DEPTHS},
     "vgg16_bn": VGG,
+    **{f"dinov2_{size}": partial(DINOv2, size) for size in DINOv2.SIZES},
+    **{f"dinov2_{size}_reg": partial(DINOv2, size, registers=True) for size in DINOv2.SIZES},
+    **{f"dinov3_{size}": partial(DINOv3, size) for size in DINOv3.SIZES},
+    **{f"dinov3_convnext_{size}": partial(ConvNeXt, size) for size in ConvNeXt.SIZES},
 }
 """Name -> what makes it, with random weights, from the options of its own kind."""
 

@@ -102,7 +102,9 @@ class Backbone(nn.Module, ABC):
 
     def run_on(self, after: str, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """The outputs asked for, from what another output gave (masked, maybe), see `resume`."""
-        raise ConfigError(f"{self.label} cannot go on from its {after}: choose one of its outputs {', '.join(self.outputs)}")
+        raise ConfigError(
+            f"{self.label} cannot go on from its {after}: choose one of its outputs {', '.join(self.outputs)}"
+        )
 
     @abstractmethod
     def keep(self, wanted: Collection[str]) -> None:
@@ -200,6 +202,15 @@ class Backbone(nn.Module, ABC):
         """No gradient for what a frozen backbone makes; where it trains, through all of it."""
         return nullcontext() if self.trainable else torch.no_grad()
 
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of published weights under the names that they have here, whichever way they were published."""
+        return dict(state)
+
+    def fingerprint(self) -> object:
+        """Equal as long as the weights stand still: whoever loads, moves or changes them changes this."""
+        # Inference tensors cannot be changed.
+        return tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in self.state_dict().values())
+
     def _in_parts(
         self, x: Tensor, positions: int, run: Callable[[Backbone, Tensor], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
@@ -212,8 +223,7 @@ class Backbone(nn.Module, ABC):
         """This backbone, its batch norms folded where they stand still and no gradient is asked for."""
         if self.training or torch.is_grad_enabled():
             return self
-        # Whoever loads, moves or changes weights changes one of these; inference tensors cannot be changed.
-        now = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in self.state_dict().values())
+        now = self.fingerprint()
         if self._folded is None or self._folded[0] != now:
             self._folded = now, folded(self)
         return self._folded[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,7 +82,12 @@ class ResNet(Backbone):
         output_stride: of stage 4: 8 (as in the paper), 16, or 32 (not dilated, as in classification).
     """
 
-    DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+    DEPTHS: ClassVar[dict[int, tuple[int, ...]]] = {
+        18: (2, 2, 2, 2),
+        34: (3, 4, 6, 3),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+    }
     mid = ("stage3", "stage2")
     high = "stage4"
     before_high = "stage3"

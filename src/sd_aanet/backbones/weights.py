@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sd_aanet.errors import CheckpointError
 from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.huggingface import is_safetensors, read_safetensors
 from sd_aanet.backbones.resnet import Stride
+from sd_aanet.errors import CheckpointError
 
 SCHEME = "torchvision://"
 _URL = "https://download.pytorch.org/models/"
@@ -62,7 +63,8 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
     Args:
         backbone: to fill.
         source: path of a torchvision state dict (.pth), of a checkpoint of ours (.ckpt) or of an 8-bit file (.npz, see
-            `read_int8`), or "torchvision://resnet50" and the like, fetched once into torch's cache.
+            `read_int8`), or "torchvision://resnet50" and the like, fetched once into torch's cache. For what comes as
+            safetensors see `read_safetensors`.
 
     Returns:
         A report that names what was left over.
@@ -72,13 +74,15 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
     """
     if source.startswith(SCHEME):
         state = _fetch(source)
+    elif is_safetensors(source):
+        state = read_safetensors(source)
     elif source.endswith(".npz"):
         state = read_int8(Path(source), backbone)
     else:
         state = tensors(safe_load(Path(source)))
         if any(name.startswith(OURS) for name in state):  # one of our own checkpoints
             state = {name.removeprefix(OURS): value for name, value in state.items() if name.startswith(OURS)}
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = backbone.own_names({name.removeprefix("module."): value for name, value in state.items()})
     wanted = backbone.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state and name not in counters]

@@ -369,6 +369,4 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"episodes={self.episodes} does not fill one batch of {batch} on each of {world} device(s): "
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
-        return Loader(
-            data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.cat
-        )
+        return Loader(data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.cat)

@@ -15,7 +15,15 @@ from sd_aanet.files import written_out
 
 FORMAT = "sd_aanet episodes 1"
 KEYS = ("class", "query", "supports")
-ABOUT = {"dataset": str, "fold": int, "way": int, "order": str, "min_object_pixels": int, "short_classes": str, "seed": int}
+ABOUT = {
+    "dataset": str,
+    "fold": int,
+    "way": int,
+    "order": str,
+    "min_object_pixels": int,
+    "short_classes": str,
+    "seed": int,
+}
 """What a list may say of how it was drawn, and the kind of value."""
 
 

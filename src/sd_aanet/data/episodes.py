@@ -29,7 +29,7 @@ class EpisodeSpec:
     """Which images make an episode; numbers are places in the image source.
 
     Attributes:
-        classes: N class ids, from 1; the query shows the first one, and others or not.
+        classes: N class ids, from 1; the query shows one of them, and others or not.
         query: the picture to segment.
         supports: for each class its K examples.
     """
@@ -54,7 +54,7 @@ class Episodes(Protocol):
 
 
 class EpisodeSampler:
-    """Draws episodes: N classes, a query that shows the first, and for each class K other images that show it.
+    """Draws episodes: N classes, a query that shows one, and for each class K other images that show it.
 
     An episode depends on (seed, epoch, index) alone, never on what was drawn before, by whom or in which
     order.
@@ -66,9 +66,9 @@ class EpisodeSampler:
         seed: not negative.
         way: N, the number of classes.
         min_object_pixels: an image counts for a class from this many pixels on; 0 counts every pixel.
-        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn, its query
-            drawn (evaluation). "pairs": each pair of a class and an image that shows it in turn, the classes in
-            turn too (HSNet's evaluation); only the supports are drawn.
+        order: of the queries. "random": first class and query are drawn (training). "classes": each class in turn as
+            the first one, its query drawn (evaluation). "pairs": each pair of a class and an image that shows it in
+            turn, the classes in turn too (HSNet's evaluation); only the supports are drawn.
         allowed: (N,) bool, the images that may be drawn; all where None.
         names: the names of classes 1..C for messages.
         skip_short: leave out classes with too few images, and say so, instead of refusing them.
@@ -118,8 +118,7 @@ class EpisodeSampler:
         self.classes = tuple(self._images)
         if not 1 <= way <= len(self.classes):
             raise ConfigError(
-                f"way={way}, expected 1 to {len(self.classes)}, the classes to draw from: set way={len(self.classes)} or "
-                "less"
+                f"way={way}, expected 1 to {len(self.classes)}, the number of classes to draw from: set a smaller way"
             )
         pairs = [(rank, c, int(image)) for c, images in self._images.items() for rank, image in enumerate(images)]
         self._pairs = [(c, image) for _, c, image in sorted(pairs)]
@@ -129,7 +128,7 @@ class EpisodeSampler:
         # NumPy keeps the raw stream of a bit generator the same for ever, but not what Generator makes of it.
         raw = np.random.PCG64([self.seed, epoch, index]).random_raw
 
-        def distinct(among: Sequence[int], count: int, chosen: list[int]) -> list[int]:
+        def distinct(among: Sequence[int] | NDArray[np.intp], count: int, chosen: list[int]) -> list[int]:
             while len(chosen) < count:
                 one = int(among[int(raw()) % len(among)])
                 if one not in chosen:
@@ -145,7 +144,10 @@ class EpisodeSampler:
         images = [self._images[c] for c in classes]
         query, *supports = distinct(images[0], 1 + self.shot, [] if query < 0 else [query])
         others = [distinct(some, 1 + self.shot, [query])[1:] for some in images[1:]]
-        return EpisodeSpec(tuple(classes), query, (tuple(supports), *map(tuple, others)))
+        # In an order of its own, so that nobody learns that the query shows the first one.
+        order = distinct(range(self.way), self.way, []) if self.way > 1 else [0]
+        examples = [tuple(supports), *map(tuple, others)]
+        return EpisodeSpec(tuple(classes[n] for n in order), query, tuple(examples[n] for n in order))
 
 
 class EpisodeDataset(Dataset[Episode]):

@@ -44,7 +44,7 @@ def run(config: dict[str, Any]) -> Result:
     else:
         trained = load_trained(config["checkpoint"])
         # A size or a resize of one's own, else what the checkpoint was trained with.
-        method, network = trained.method, trained.network
+        method, network = trained.method, dict(trained.network)
         size, resize = config["size"] or trained.preprocess.size, config["resize"] or trained.preprocess.resize
         method.backbone.grid.check(size)
     preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)

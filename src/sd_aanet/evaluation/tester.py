@@ -29,8 +29,8 @@ class Views:
     """Test-time augmentation: the foreground's probability is the mean over views of the same episode.
 
     Attributes:
-        scales: of the input's side, each brought to the nearest that the backbone takes; from 0.25, under which nothing is left to see, to
-            4, above which memory ends.
+        scales: of the input's side, each brought to the nearest that the backbone takes; from 0.25, under which nothing
+            is left to see, to 4, above which memory ends.
         flip: with and without flipping queries and supports left to right.
 
     Raises:
@@ -115,33 +115,28 @@ class EpisodeTester(pl.LightningModule):
 
     def test_step(self, pictures: LabelledPictures, batch_index: int) -> None:
         """Do a step, and score its episodes at each resolution."""
-        step = self.steps[pictures.step]
-        places = {pair: place for place, pair in enumerate(step.pairs)}
         for episodes, scores, prediction in self.segment(pictures):
             if prediction.embedding is not None:
                 self.embeddings.append(prediction.embedding.float())
-            ways = len(episodes[0].spec.classes)
-            named = [(one.seed, one.index, c) for one in episodes for c in one.spec.classes]
+            named = pictures.masks.new_tensor([(one.seed, one.index, c) for one in episodes for c in one.spec.classes])
             for name in self.resolutions:
-                counts = []
-                for one, found in zip(episodes, scores, strict=True):
-                    at = [places[one.spec.query, c] for c in one.spec.classes]
-                    shown = found
-                    if name == "original":
-                        truths = [pictures.truths[place] for place in at]
-                        shown = self.preprocess.restore(found, (truths[0].shape[0], truths[0].shape[1]))
-                    else:
-                        truths = [pictures.masks[place] for place in at]
-                    truth, answer = joined_masks(truths)[None], answers(shown)[None]
-                    counts.append(episode_counts(answer, truth, ways))
-                    if ways > 1 and name == self.resolutions[0]:
-                        mixed = confusion(answer, truth, torch.tensor([one.spec.classes], device=truth.device), self.classes)
-                        self.confusion = mixed if self.confusion is None else self.confusion + mixed
-                self.rows[name].append(torch.cat([pictures.masks.new_tensor(named), torch.cat(counts)], 1))
+                counts = [self._count(pictures, *both, name) for both in zip(episodes, scores, strict=True)]
+                self.rows[name].append(torch.cat([named, torch.cat(counts)], 1))
 
-    def segment(
-        self, pictures: LabelledPictures
-    ) -> Iterator[tuple[Sequence[ListedEpisode], Tensor, Prediction]]:
+    def _count(self, pictures: LabelledPictures, one: ListedEpisode, scores: Tensor, resolution: str) -> Tensor:
+        """`episode_counts` of an episode, whose confusion is added to the others'."""
+        step, classes = self.steps[pictures.step], one.spec.classes
+        places = [step.pairs.index((one.spec.query, c)) for c in classes]
+        original = resolution == "original"
+        truth = joined_masks([(pictures.truths if original else pictures.masks)[place] for place in places])[None]
+        shown = self.preprocess.restore(scores, (truth.shape[1], truth.shape[2])) if original else scores
+        answer = answers(shown)[None]
+        if len(classes) > 1 and resolution == self.resolutions[0]:
+            mixed = confusion(answer, truth, torch.tensor([classes], device=truth.device), self.classes)
+            self.confusion = mixed if self.confusion is None else self.confusion + mixed
+        return episode_counts(answer, truth, len(classes))
+
+    def segment(self, pictures: LabelledPictures) -> Iterator[tuple[Sequence[ListedEpisode], Tensor, Prediction]]:
         """Do a step.
 
         Args:

@@ -11,18 +11,16 @@ from typing import Any
 
 from sd_aanet.backbones import build_backbone
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.base import Method
+from sd_aanet.models.base import FewShotMethod, Method
 
 
 @cache
 def methods() -> dict[str, type[Method]]:
     """Every method by its name: the classes with a `name` in this package's modules, and no others."""
-    found: dict[str, type[Method]] = {}
-    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
-        for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
-            if isinstance(value, type) and issubclass(value, Method.__origin__) and "name" in vars(value):  # type: ignore[attr-defined]
-                found[value.name] = value
-    return found
+    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    values = [value for name in modules for value in vars(importlib.import_module(f"{__name__}.{name}")).values()]
+    classes = [value for value in values if isinstance(value, type) and issubclass(value, FewShotMethod)]
+    return {c.name: c for c in classes if "name" in vars(c)}
 
 
 def find_method(name: str) -> type[Method]:
@@ -51,7 +49,18 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
     options = dict(backbone)
     if chosen.output_stride != 8:
         options["output_stride"] = chosen.output_stride
-    unknown = set(arguments) - set(inspect.signature(chosen).parameters)
-    if unknown:
+    if unknown := set(arguments) - _settings(chosen):
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
     return chosen(build_backbone(**options), **arguments)
+
+
+def _settings(method: type[Method]) -> set[str]:
+    """The names of a class's arguments, those that it hands on to its base among them."""
+    names: set[str] = set()
+    for base in method.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base).parameters
+            names |= set(parameters)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names

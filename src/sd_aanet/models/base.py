@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Episode, Prediction, Rows
+from sd_aanet.errors import ConfigError
 
 F = TypeVar("F", bound=Rows)
 M = TypeVar("M", bound=Rows)
@@ -56,6 +57,14 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         super().__init__()
         self.backbone = backbone
         self.train()  # a new module is in train mode without anybody having called `train`, which freezes the norms
+
+    def check_batch(self, episodes: int) -> None:
+        """Raise `ConfigError` where a training step on a device has too few episodes for the method's batch norms."""
+        if episodes < self.least_batch:
+            raise ConfigError(
+                f"batch_size={episodes}, expected at least {self.least_batch} episodes on a device: a batch norm of "
+                f"{self.label} sees one value an episode; set batch_size={self.least_batch} or more"
+            )
 
     @property
     @abstractmethod

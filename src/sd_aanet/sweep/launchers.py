@@ -69,7 +69,7 @@ def _check_ranks(num_nodes: object, strategy: dict[str, Any]) -> None:
 def _are_several(devices: object, strategy: dict[str, Any]) -> bool:
     if devices == 1 or not (devices == "auto" or isinstance(devices, int | list)):
         return False  # what is no number of devices is refused where all settings are checked
-    from sd_aanet.training.build import world_size  # whose imports take seconds
+    from sd_aanet.trainer import world_size  # whose imports take seconds
 
     return world_size(strategy) > 1
 

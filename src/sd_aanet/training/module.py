@@ -13,7 +13,7 @@ from torch import Tensor
 from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode, Prediction
-from sd_aanet.errors import ConfigError, TrainingError
+from sd_aanet.errors import TrainingError
 from sd_aanet.feature_cache import GIGABYTE, FeatureCache
 from sd_aanet.metrics import FewShotIoU
 from sd_aanet.models import build_method
@@ -69,11 +69,7 @@ class FewShotModule(pl.LightningModule):
         Raises:
             TrainingError: it is not finite, with the step and the episodes.
         """
-        if len(episode.query) < self.method.least_batch:
-            raise ConfigError(
-                f"batch_size={len(episode.query)} on a device, expected at least {self.method.least_batch}: a batch norm of "
-                f"{self.method.label} sees one value an episode; set batch_size={self.method.least_batch} or more"
-            )
+        self.method.check_batch(len(episode))
         terms = self.method.losses(self(episode), episode if self.method.joint else episode.one_way())
         weights = self.method.loss_weights
         total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()

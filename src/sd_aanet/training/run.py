@@ -197,11 +197,7 @@ def _module(
             f"model={network['method']} has nothing to train: run sd-aanet evaluate checkpoint=null "
             f"model={network['method']}, or choose another model"
         )
-    if config["batch_size"] < method.least_batch:
-        raise ConfigError(
-            f"batch_size={config['batch_size']}, expected at least {method.least_batch} episodes on a device: a batch norm "
-            f"of {method.label} sees one value an episode; set batch_size={method.least_batch} or more"
-        )
+    method.check_batch(config["batch_size"])
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(

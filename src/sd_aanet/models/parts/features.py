@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Rows
-from sd_aanet.models.base import P, Q, S, T, FewShotMethod
+from sd_aanet.models.base import FewShotMethod, P, Q, S, T
 from sd_aanet.models.parts.functional import resize, wide
 
 

@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sd_aanet.arguments import Parser
 from sd_aanet.backbones import build_backbone
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import DataError
-from sd_aanet.models.sd_aanet.golden import Array, episode, official_state
 from sd_aanet.models.parts.functional import resize
-from sd_aanet.models.sd_aanet.published import from_published, our_name
+from sd_aanet.models.sd_aanet.golden import Array, episode, official_state
 from sd_aanet.models.sd_aanet.network import SDAANet
+from sd_aanet.models.sd_aanet.published import from_published, our_name
 
 TOLERANCE = {"eval": 1e-6, "train": 1e-8}
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from sd_aanet.errors import CheckpointError
 from sd_aanet.backbones.vgg import VGG
+from sd_aanet.errors import CheckpointError
 
 HEAD = {
     "down_query.0": "project_query",
