@@ -17,6 +17,9 @@ from sd_aanet.models.base import FewShotMethod
 from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import resize, share_of
 
+BIAS = 3.0
+"""The constant beside the features, whose weight makes the bias: so it is held back nine times less than the weights.
+Free, it sees too little of an object that looks otherwise in the query; held back as they are, too much."""
 TOLERANCE = 1e-6
 """A fit ends where the gradient's norm is this much of what it was at the start."""
 NEWTON_STEPS = 50
@@ -59,8 +62,9 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         normalise: give each position of each output unit length before they are joined.
         balance: the object's cells are weighted by (cells of everything else / the object's) to this power: at 0 all
             cells weigh the same, at 1 both kinds do.
-        l2: times half the squared norm of the weights, beside the mean of the weighted cells' losses. The bias counts
-            as a weight, so that a set which shows but one kind has an optimum, too.
+        l2: beside the weighted mean of the cells' losses, half the squared norm of the weights times l2 / K: the more
+            shots (that are not wholly ignored), the more the cells are believed. The bias is held back, too (see `BIAS`), so that a set which shows
+            but one kind has an optimum.
         cells: fitted to at most; of more, every so-manieth of each shot.
 
     Raises:
@@ -75,9 +79,9 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         self,
         backbone: Backbone,
         features: Sequence[str] | str | None = None,
-        normalise: bool = True,
-        balance: float = 1.0,
-        l2: float = 0.03,
+        normalise: bool = False,
+        balance: float = 0.75,
+        l2: float = 2.0,
         cells: int = 20_000,
     ) -> None:
         super().__init__(backbone)
@@ -134,15 +138,16 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
     def _fit(self, shots: Cells) -> tuple[Tensor, Tensor]:
         """The weights (C,) and the bias of one support set."""
         with torch.autocast(shots.features[0].device.type, enabled=False):
-            taken = [_every(len(share), self.cells // len(shots), share.device) for share in shots.shares]
+            shown = max(1, sum(len(share) > 0 for share in shots.shares))
+            taken = [_every(len(share), self.cells // shown, share.device) for share in shots.shares]
             shares = torch.cat([share[rows] for share, rows in zip(shots.shares, taken, strict=True)])  # (n, 2)
-            x = shares.new_ones(len(shares), shots.features[0].shape[1] + 1)  # (n, C + 1), the last one for the bias
+            x = shares.new_full((len(shares), shots.features[0].shape[1] + 1), BIAS)  # (n, C + 1)
             torch.cat([f[rows].to(x.dtype) for f, rows in zip(shots.features, taken, strict=True)], out=x[:, :-1])
             mean, deviation = _standardise(x[:, :-1], shares.sum(1))  # (C,) each
             positive, negative = self._weighted(shares)  # (n,) each
-            solution = fit_logistic(x, positive, negative, self.l2)  # (C + 1,)
+            solution = fit_logistic(x, positive, negative, self.l2 / shown)  # (C + 1,)
             weight = solution[:-1] / deviation  # (C,)
-            return weight, solution[-1] - weight @ mean
+            return weight, BIAS * solution[-1] - weight @ mean
 
     def _weighted(self, shares: Tensor) -> tuple[Tensor, Tensor]:
         """What each cell weighs as the object and as everything else, (n,) each; all of it together is 1."""
