@@ -62,9 +62,9 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         normalise: give each position of each output unit length before they are joined.
         balance: the object's cells are weighted by (cells of everything else / the object's) to this power: at 0 all
             cells weigh the same, at 1 both kinds do.
-        l2: beside the weighted mean of the cells' losses, half the squared norm of the weights times l2 / K, K being the
-            shots that show anything: the more shots, the more the cells are believed. The bias is held back, too (see
-            `BIAS`), so that a set which shows but one kind has an optimum.
+        l2: beside the weighted mean of the cells' losses, half the squared norm of the weights times l2 / K, K being
+            the shots that show anything: the more of them, the more the cells are believed. The bias is held back,
+            too (see `BIAS`), so that a set which shows but one kind has an optimum.
         cells: fitted to at most; of more, every so-manieth of each shot.
 
     Raises:
