@@ -55,6 +55,7 @@ def test_rows_of_an_evaluation() -> None:
     [
         ("gpu", "--device cpu --size 33 --train-size 33 --batches 2 --ways bf16", "bf16 | 2 |"),
         ("index", "--images 40", "second start"),
+        ("backbones", "--backbones efficientnet_lite0 --sizes 33 --rounds 1", "efficientnet_lite0"),
     ],
 )
 def test_the_other_programs_run(module: str, arguments: str, words: str) -> None:

@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 from sd_aanet.backbones.base import Grid
-from sd_aanet.backbones.weights import load_backbone_weights, stride_of
+from sd_aanet.backbones.int8 import stride_of
+from sd_aanet.backbones.weights import load_backbone_weights
 from sd_aanet.models import build_method
 from sd_aanet.models.base import Method
 

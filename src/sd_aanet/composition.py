@@ -143,40 +143,51 @@ def _command_line(program: str, argv: Sequence[str], own: list[str]) -> Iterator
 
 def print_help(name: str, about: str, argv: list[str]) -> None:
     """The settings of a command with their comments, as conf/ has them; for the groups' choices on the command line."""
-    from omegaconf import OmegaConf
-
     folder = config_folder()
     text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
     top, _, settings = text.partition("\n\n")
     print(f"usage: sd-aanet {name} [KEY=VALUE ...] [-m]\n\nsd-aanet {name}: {about}.")
     print("With -m, KEY=VALUE1,VALUE2 runs a job for each value.\n")
     print(settings.partition("\nhydra:")[0].strip())
-    for entry in OmegaConf.create(top).defaults:
-        if entry == "_self_":
-            continue
-        ((group, choice),) = entry.items()
-        if str(group).startswith("override"):
-            continue
+    chosen: dict[str, str] = {}
+    groups = list(_defaults(top))
+    overridden = {group.removeprefix("override ") for group, _ in groups if group.startswith("override ")}
+    for group, choice in groups:  # grows by the groups that choices bring
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
-        if choice is None:
+        if group.startswith("override ") or not choices:
+            continue
+        if choice == "null":
             print(f"\n{group}=null  # or one of {', '.join(choices)}")
             continue
         given = [a.partition("=")[2] for a in argv if a.startswith(f"{group}=")]
-        choice = given[-1] if given and given[-1] in choices else choice
+        choice = given[-1] if given and given[-1] in choices else chosen.get(choice.strip("${}"), choice)
+        chosen[group] = choice
         print(f"\n{group}={choice}  # of {', '.join(choices)}")
-        for line in _with_bases(folder / group, choice):
+        lines, brought = _with_bases(folder / group, choice)
+        for line in lines:
             print(f"  {group}.{line}" if re.match(r"\w", line) else f"  {line}")
+        groups += [both for both in brought if both[0] not in overridden]
 
 
-def _with_bases(folder: Path, choice: str) -> list[str]:
-    """The lines of a choice behind those of the choices that it builds on."""
-    lines = (folder / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
-    if "defaults:" not in lines:
-        return lines
-    start = lines.index("defaults:")
-    bases = [line.strip(" -") for line in lines[start + 1 :] if line.startswith("  - ")]
-    own = lines[:start] + lines[start + 1 + len(bases) :]
-    return [line for base in bases for line in _with_bases(folder, base)] + own
+def _defaults(text: str) -> Iterator[tuple[str, str]]:
+    """The groups of a defaults list and their choices, as written; of a base the group is empty."""
+    for group, choice in re.findall(r"^  - (?:([^:#\n]+): )?([^\s#]+)", text, re.MULTILINE):
+        if choice != "_self_":
+            yield group.partition("@")[0].removeprefix("/"), choice
+
+
+def _with_bases(folder: Path, choice: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The lines of a choice behind those of the choices that it builds on; the groups that they bring."""
+    text = (folder / f"{choice}.yaml").read_text(encoding="utf-8")
+    lines, bases, brought = re.sub(r"^defaults:\n(  - .*\n)*", "", text, flags=re.MULTILINE).splitlines(), [], []
+    for group, base in _defaults(text):
+        if group:
+            brought.append((group, base))
+        else:
+            more, also = _with_bases(folder, base)
+            bases += more
+            brought += also
+    return bases + lines, brought
 
 
 def _log_to_stdout() -> None:

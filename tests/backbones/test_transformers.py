@@ -227,15 +227,15 @@ def test_what_heads_take() -> None:
     }
 
 
-def test_layers_chosen_by_number() -> None:
-    vit = build_backbone("dinov2_s", mid=[0, 2], high=1, blocks=3)
+def test_other_outputs_chosen_by_name() -> None:
+    vit = build_backbone("dinov2_s", mid=["block0", "block2"], high="block1", blocks=3)
     assert (vit.mid, vit.high) == (("block0", "block2"), "block1")
-    convnext = build_backbone("dinov3_convnext_t", mid=[3], high=3, blocks=1)
-    assert (convnext.mid, convnext.high, convnext.before_high) == (("stage3",), "stage3", "stage2")
-    with pytest.raises(ConfigError, match=r"mid: DINOv2-S has no block3, choose of block0, block1, block2, final"):
-        build_backbone("dinov2_s", mid=[3], blocks=3)
-    with pytest.raises(ConfigError, match="high: DINOv3-ConvNeXt-T has no stage0"):
-        build_backbone("dinov3_convnext_t", high=0, blocks=1)
+    convnext = build_backbone("dinov3_convnext_t", mid=["stage3"], high="stage3", blocks=1)
+    assert (convnext.mid, convnext.high, convnext.before_high) == (("stage3",), "stage3", None)
+    with pytest.raises(ConfigError, match=r"backbone.mid=block3, but DINOv2-S has no such output: choose of block0, block1, block2, final"):
+        build_backbone("dinov2_s", mid=["block3"], blocks=3)
+    with pytest.raises(ConfigError, match=r"backbone.high=stage0, but DINOv3-ConvNeXt-T has no such output"):
+        build_backbone("dinov3_convnext_t", high="stage0", blocks=1)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.efficientnet import EfficientNetLite
 from sd_aanet.backbones.resnet import ResNet
 from sd_aanet.backbones.transformers import ConvNeXt, DINOv2, DINOv3
 from sd_aanet.backbones.vgg import VGG
@@ -18,8 +20,14 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"dinov2_{size}_reg": partial(DINOv2, size, registers=True) for size in DINOv2.SIZES},
     **{f"dinov3_{size}": partial(DINOv3, size) for size in DINOv3.SIZES},
     **{f"dinov3_convnext_{size}": partial(ConvNeXt, size) for size in ConvNeXt.SIZES},
+    **{f"efficientnet_lite{depth}": partial(EfficientNetLite, depth) for depth in EfficientNetLite.BLOCKS},
 }
 """Name -> what makes it, with random weights, from the options of its own kind."""
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a backbone has an option of construction; False for an unknown one."""
+    return name in BACKBONES and option in inspect.signature(BACKBONES[name]).parameters
 
 
 def build_backbone(

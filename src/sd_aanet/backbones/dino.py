@@ -21,23 +21,18 @@ class Dino(Backbone):
     A subclass gives the class attributes, `start` and `as_map`.
 
     Attributes:
-        unit: what a layer is called, and so its output: `block0`.
-        unit_high: the output for `high` unless told otherwise.
         renamed: patterns of names in published weights, and what they are here; "" drops what is of no use.
 
     Args:
         layers: each one takes what the one before gives.
         norm: of what the last one gives, which is the output `final`.
         outputs: of each layer, in order.
-        mid: numbers of the layers for `mid`.
-        high: number of the layer for `high`; None: `unit_high`.
+        mid: names of the outputs for `mid`.
         l2: each position of each output is of unit length.
         debias: how many directions, which tell places rather than things, are taken out of each output: the strongest
             of those in which the positions of a black picture, of unit length, differ (INSID3, positional debiasing).
     """
 
-    unit: ClassVar[str]
-    unit_high: ClassVar[str]
     renamed: ClassVar[Mapping[str, str]]
 
     def __init__(
@@ -45,8 +40,7 @@ class Dino(Backbone):
         layers: nn.ModuleList,
         norm: nn.Module,
         outputs: Mapping[str, Output],
-        mid: Sequence[int],
-        high: int | None = None,
+        mid: Sequence[str],
         l2: bool = False,
         debias: int = 0,
     ) -> None:
@@ -55,8 +49,7 @@ class Dino(Backbone):
         names = list(outputs)
         self.outputs = {**outputs, "final": outputs[names[-1]]}
         self._place = {name: place for place, name in enumerate(names)} | {"final": len(names) - 1}
-        self.mid = tuple(self._named("mid", number) for number in mid)
-        self.high = self.unit_high if high is None else self._named("high", high)
+        self.mid = tuple(mid)
         most = min(output.channels for output in self.outputs.values()) - 1
         if not 0 <= debias <= most:
             raise ConfigError(f"debias={debias}, expected 0 to {most}, the channels less one: choose fewer directions")
@@ -132,9 +125,3 @@ class Dino(Backbone):
             basis = torch.linalg.svd(x - x.mean(1, keepdim=True), full_matrices=False).U
             known[key] = basis[:, : min(self.debias, x.shape[1] - 1)]  # centred, h w positions span one direction less
         return known[key]
-
-    def _named(self, option: str, number: int) -> str:
-        name = f"{self.unit}{number}"
-        if name not in self.outputs:
-            raise ConfigError(f"{option}: {self.label} has no {name}, choose of {', '.join(self.outputs)} by number")
-        return name

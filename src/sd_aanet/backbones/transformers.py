@@ -6,7 +6,7 @@ It is imported when such a backbone is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +28,6 @@ class ViT(Dino):
     Args:
         embeddings, blocks, norm: of a model of the library.
         norm_mid: the final norm is on the blocks' outputs, too.
-        mid: numbers of blocks, None: those at a third and two thirds of the depth.
         options: see `Dino`.
     """
 
@@ -36,8 +35,7 @@ class ViT(Dino):
     """Channels, blocks, heads."""
     patch: ClassVar[int]
     embeddings: Any
-    unit = "block"
-    unit_high = "final"
+    high = "final"
 
     def __init__(
         self,
@@ -45,14 +43,14 @@ class ViT(Dino):
         blocks: nn.ModuleList,
         norm: nn.LayerNorm,
         norm_mid: bool = False,
-        mid: Sequence[int] | None = None,
         **options: Any,
     ) -> None:
         depth = len(blocks)
         output = Output(norm.normalized_shape[0], self.patch)
-        thirds = [max(0, depth // 3 - 1), max(0, 2 * depth // 3 - 1)]
         outputs = {f"block{block}": output for block in range(depth)}
-        super().__init__(blocks, norm, outputs, thirds if mid is None else mid, **options)
+        # At a third and two thirds of the depth.
+        mid = [f"block{max(0, depth * thirds // 3 - 1)}" for thirds in (1, 2)]
+        super().__init__(blocks, norm, outputs, mid, **options)
         self.norm_mid = norm_mid
         embeddings.mask_token = None  # of the pretraining's task
         self.embeddings = embeddings
@@ -202,15 +200,13 @@ class ConvNeXt(Dino):
     Args:
         size: "t", "s", "b" or "l".
         blocks: only the first ones of each stage; None: all.
-        mid: numbers of stages; None: 2 and 3, on the grid of 2.
         options: of `Dino`.
     """
 
     SIZES: ClassVar = {"t": (96, 9), "s": (96, 27), "b": (128, 27), "l": (192, 27)}
     """Channels of stage 1, which double from stage to stage, and blocks of stage 3; the others have 3."""
     grid = Grid(32, 0, 32)
-    unit = "stage"
-    unit_high = "stage4"
+    high = "stage4"
     renamed: ClassVar = {
         r"^downsample_layers\.(\d)\.": r"layers.\1.downsample_layers.",
         r"^stages\.(\d)\.(\d+)\.": r"layers.\1.layers.\2.",  # torch.hub's
@@ -222,7 +218,7 @@ class ConvNeXt(Dino):
         r"^norms\.3\..*": "",  # the final norm once more
     }
 
-    def __init__(self, size: str, blocks: int | None = None, mid: Sequence[int] | None = None, **options: Any) -> None:
+    def __init__(self, size: str, blocks: int | None = None, **options: Any) -> None:
         library = require("transformers")
         channels, third = self.SIZES[size]
         depths = [depth if blocks is None else min(blocks, depth) for depth in (3, 3, third, 3)]
@@ -232,10 +228,8 @@ class ConvNeXt(Dino):
         )
         self.label = f"DINOv3-ConvNeXt-{size.upper()}"
         outputs = {f"stage{stage}": Output(width, 2 ** (stage + 1)) for stage, width in enumerate(widths, start=1)}
-        super().__init__(model.model.stages, model.layer_norm, outputs, (2, 3) if mid is None else mid, **options)
-        before = self._place[self.high]
-        if before > 0 and not (self.l2 or self.debias):
-            self.before_high = f"stage{before}"
+        super().__init__(model.model.stages, model.layer_norm, outputs, ("stage2", "stage3"), **options)
+        self.before_high = None if self.l2 or self.debias else "stage3"
 
     def start(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
         return images, {}
