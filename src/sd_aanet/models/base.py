@@ -46,7 +46,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     """
 
     name: ClassVar[str]
-    trains: ClassVar[bool] = True
+    trains: bool = True
     adapts: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     output_stride: ClassVar[int] = 8
