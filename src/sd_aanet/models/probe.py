@@ -81,7 +81,7 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         features: Sequence[str] | str | None = None,
         normalise: bool = False,
         balance: float = 0.75,
-        l2: float = 2.0,
+        l2: float = 1.0,
         cells: int = 20_000,
     ) -> None:
         super().__init__(backbone)
