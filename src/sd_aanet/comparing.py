@@ -97,6 +97,7 @@ class Comparer:
             masked = self._masked(features, [keys[row] for row in rows] if keys else (), classes, masks)
             encoded = self.method.encode_support(features, masked, masks)
             self._supports.update(zip(names, encoded.unbind(), strict=True))
+            self._sets.clear()  # of which one may have had an example of that name
 
     def forget(self) -> None:
         """Drop all examples."""
