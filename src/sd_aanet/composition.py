@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.files import remove_empty
 from sd_aanet.mistakes import told_in_one_line
-from sd_aanet.settings import check_settings
+from sd_aanet.rules import check
+from sd_aanet.settings import RULES
 
 if TYPE_CHECKING:  # their imports take long
     from omegaconf import DictConfig
@@ -83,7 +84,7 @@ class Job:
         from omegaconf import OmegaConf
 
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-        check_settings(self.command, plain)
+        check(plain, RULES)
         return plain
 
     def _task(self, plain: dict[str, Any]) -> None:

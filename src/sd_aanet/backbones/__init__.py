@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from sd_aanet.backbones.base import Backbone
@@ -12,6 +12,7 @@ from sd_aanet.backbones.resnet import ResNet
 from sd_aanet.backbones.transformers import ConvNeXt, DINOv2, DINOv3
 from sd_aanet.backbones.vgg import VGG
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import Rule
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in ResNet.DEPTHS},
@@ -23,6 +24,13 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"efficientnet_lite{depth}": partial(EfficientNetLite, depth) for depth in EfficientNetLite.BLOCKS},
 }
 """Name -> what makes it, with random weights, from the options of its own kind."""
+
+
+def backbone_rules(name: str) -> Mapping[str, Rule]:
+    """See `Backbone.rules`; those that all have, where there is no such backbone."""
+    maker = BACKBONES.get(name, Backbone)
+    kind = maker.func if isinstance(maker, partial) else maker
+    return getattr(kind, "rules", Backbone.rules)
 
 
 def takes(name: str, option: str) -> bool:

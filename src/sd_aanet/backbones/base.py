@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import Rule, one_of, or_null, text
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -79,6 +80,7 @@ class Backbone(nn.Module, ABC):
         grid: the sides of input that it takes.
         mean, std: of RGB in [0, 1], with which pictures are normalised.
         trainable: whether its weights train. Set by `freeze`.
+        rules: of the settings of its configuration; a subclass adds those of its own.
     """
 
     label: str
@@ -89,6 +91,10 @@ class Backbone(nn.Module, ABC):
     grid: Grid
     mean: ClassVar[RGB] = IMAGENET_MEAN
     std: ClassVar[RGB] = IMAGENET_STD
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "weights": or_null(text("torchvision://resnet50")),
+        "trainable": one_of("auto", True, False),
+    }
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sd_aanet.backbones.base import Backbone, Output
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import SWITCH, whole
 
 
 class Dino(Backbone):
@@ -34,6 +35,7 @@ class Dino(Backbone):
     """
 
     renamed: ClassVar[Mapping[str, str]]
+    rules: ClassVar = {**Backbone.rules, "norm_mid": SWITCH, "l2": SWITCH, "debias": whole(0)}
 
     def __init__(
         self,

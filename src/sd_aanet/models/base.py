@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Episode, Prediction, Rows
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import Rule
 
 F = TypeVar("F", bound=Rows)
 M = TypeVar("M", bound=Rows)
@@ -44,6 +45,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         least_batch: episodes on a device that a training step needs.
         masks_features: whether it has `masked_features`.
         output_stride: of the backbone; without effect on those that have but one.
+        rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
 
     name: ClassVar[str]
@@ -51,6 +53,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     adapts: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     output_stride: ClassVar[int] = 8
+    rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
     masks_features: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import FewShotMethod
 from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import cross_entropy, resize, wide
+from sd_aanet.rules import SWITCH, number, whole
 
 SCALE = 20.0
 """Of the cosines, as logits (PANet)."""
@@ -65,6 +66,7 @@ class PANet(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any]):
     """
 
     name = "panet"
+    rules: ClassVar = {"channels": whole(1, 512), "project": SWITCH, "loss.alignment": number(1.0)}
     joint = True
 
     def __init__(

@@ -28,26 +28,18 @@ from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
+from sd_aanet.rules import check
+from sd_aanet.settings import data_settings, named
 from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
+from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
 from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-DATA = (
-    *("fold", "way", "shot", "test_shot", "resize", "augment", "batch_size", "test_batch_size", "seed"),
-    *("min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
-    *("ignore_boundary", "short_classes"),
-)
-"""The settings that the data module takes as they are."""
-RECORDED = (
-    *("fold", "way", "shot", "seed", "steps", "augment"),
-    *("select_on", "novel_in_train", "held_out", "val_episodes"),
-)
-"""What a checkpoint tells of its training, beside the data set and the classes that it has seen."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -177,7 +169,7 @@ def _data(config: Config, backbone: Backbone) -> EpisodeDataModule:
     size, test_size = sizes(config, backbone.grid)
     return EpisodeDataModule(
         dict(config["dataset"]["source"]),
-        **{name: config[name] for name in DATA},
+        **data_settings(config),
         size=size,
         test_size=test_size,
         mean=backbone.mean,
@@ -198,6 +190,7 @@ def _module(
             f"model={network['method']}, or choose another model"
         )
     method.check_batch(config["batch_size"])
+    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.")
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
@@ -212,7 +205,7 @@ def _module(
         optimizer=dict(config["optimizer"]) | {"lr": config["lr"]},
         training={
             "dataset": described["dataset"],
-            **{name: config[name] for name in RECORDED},
+            **{name: config[name] for name in named("recorded")},
             "size": data.size,
             "classes": {stage: described["classes"][stage] for stage in ("train", "val")},
         },

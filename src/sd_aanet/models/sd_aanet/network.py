@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, pri
 from sd_aanet.models.sd_aanet.losses import SDAANetLoss
 from sd_aanet.models.sd_aanet.saam import SAAM
 from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
+from sd_aanet.rules import SWITCH, number, numbers, or_null, whole
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,15 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
     """
 
     name = "sd_aanet"
+    rules: ClassVar = {
+        "channels": whole(1, 64),
+        **dict.fromkeys(("sdpm", "saam", "prior", "bounded_attention"), SWITCH),
+        "bins": numbers("[1.0,0.5,0.25,0.125]"),
+        "dropout": number(1.0, most=2),
+        **{f"loss.{term}": number(1.0) for term in ("alpha", "beta", "auxiliary")},
+        "loss.temperature": or_null(number(1.0, zero=False)),
+        "loss.detach_teacher": or_null(SWITCH),
+    }
     ways = 1
     """N of `SDAANetMulti`, which compares N classes at once."""
 
@@ -261,6 +271,7 @@ class SDAANetMulti(SDAANet):
     """
 
     name = "sd_aanet_multi"
+    rules = SDAANet.rules | {"ways": whole(1)}
     joint = True
 
     def __init__(self, backbone: Backbone, channels: int = 256, ways: int = 2, **arguments: Any) -> None:
