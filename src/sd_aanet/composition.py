@@ -151,32 +151,42 @@ def print_help(name: str, about: str, argv: list[str]) -> None:
     print(f"usage: sd-aanet {name} [KEY=VALUE ...] [-m]\n\nsd-aanet {name}: {about}.")
     print("With -m, KEY=VALUE1,VALUE2 runs a job for each value.\n")
     print(settings.partition("\nhydra:")[0].strip())
-    for entry in OmegaConf.create(top).defaults:
-        if entry == "_self_":
-            continue
-        ((group, choice),) = entry.items()
-        if str(group).startswith("override"):
-            continue
+    entries = OmegaConf.to_container(OmegaConf.create(top).defaults)
+    defaults = {str(k): v for entry in entries if isinstance(entry, dict) for k, v in entry.items()}
+    groups = {group: choice for group, choice in defaults.items() if not group.startswith("override ")}
+    chosen: dict[str, str] = {}
+    while groups:
+        group, choice = next(iter(groups.items()))
+        del groups[group]
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
         if choice is None:
             print(f"\n{group}=null  # or one of {', '.join(choices)}")
             continue
         given = [a.partition("=")[2] for a in argv if a.startswith(f"{group}=")]
-        choice = given[-1] if given and given[-1] in choices else choice
-        print(f"\n{group}={choice}  # of {', '.join(choices)}")
-        for line in _with_bases(folder / group, choice):
+        followed = chosen.get(choice.strip("${}"), choice)  # recipe: ${dataset}
+        chosen[group] = given[-1] if given and given[-1] in choices else followed
+        lines, brought = _with_bases(folder / group, chosen[group])
+        groups = {k: v for k, v in brought.items() if f"override {k}" not in defaults} | groups
+        print(f"\n{group}={chosen[group]}  # of {', '.join(choices)}")
+        for line in lines:
             print(f"  {group}.{line}" if re.match(r"\w", line) else f"  {line}")
 
 
-def _with_bases(folder: Path, choice: str) -> list[str]:
-    """The lines of a choice behind those of the choices that it builds on."""
+def _with_bases(folder: Path, choice: str) -> tuple[list[str], dict[str, str]]:
+    """The lines of a choice behind those of the choices that it builds on, and the choices of other groups it brings."""
     lines = (folder / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
     if "defaults:" not in lines:
-        return lines
+        return lines, {}
     start = lines.index("defaults:")
-    bases = [line.strip(" -") for line in lines[start + 1 :] if line.startswith("  - ")]
-    own = lines[:start] + lines[start + 1 + len(bases) :]
-    return [line for base in bases for line in _with_bases(folder, base)] + own
+    bases = [line.partition("#")[0].strip(" -") for line in lines[start + 1 :] if line.startswith("  - ")]
+    own, above, brought = lines[:start] + lines[start + 1 + len(bases) :], list[str](), dict[str, str]()
+    for base in bases:
+        if elsewhere := re.fullmatch(r"/(\w+)@\S+: (\w+)", base):
+            brought[elsewhere[1]] = elsewhere[2]
+        elif base != "_self_":
+            more, others = _with_bases(folder, base)
+            above, brought = above + more, brought | others
+    return above + own, brought
 
 
 def _log_to_stdout() -> None:
