@@ -146,7 +146,7 @@ class FeatureCache:
             settings = (dtype, self.preparation, type(self.method).__name__, vars_of(self.method), self.method.backbone)
             digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
             for name, value in self.method.backbone.state_dict().items():
-                digest.update(name.encode() + value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
             self._fingerprints[dtype] = digest.hexdigest()[:16]
         name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
         return self.folder / self._fingerprints[dtype] / key[0] / f"{name}.pt"
