@@ -151,7 +151,7 @@ def print_help(name: str, about: str, argv: list[str]) -> None:
     print(f"usage: sd-aanet {name} [KEY=VALUE ...] [-m]\n\nsd-aanet {name}: {about}.")
     print("With -m, KEY=VALUE1,VALUE2 runs a job for each value.\n")
     print(settings.partition("\nhydra:")[0].strip())
-    entries = OmegaConf.to_container(OmegaConf.create(top).defaults)
+    entries = cast(list[Any], OmegaConf.to_container(OmegaConf.create(top).defaults))
     defaults = {str(k): v for entry in entries if isinstance(entry, dict) for k, v in entry.items()}
     groups = {group: choice for group, choice in defaults.items() if not group.startswith("override ")}
     chosen: dict[str, str] = {}
@@ -173,7 +173,7 @@ def print_help(name: str, about: str, argv: list[str]) -> None:
 
 
 def _with_bases(folder: Path, choice: str) -> tuple[list[str], dict[str, str]]:
-    """The lines of a choice behind those of the choices that it builds on, and the choices of other groups it brings."""
+    """The lines of a choice behind those that it builds on, and the choices of other groups that it brings."""
     lines = (folder / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
     if "defaults:" not in lines:
         return lines, {}
