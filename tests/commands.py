@@ -14,7 +14,7 @@ from sd_aanet.cli import main
 
 DATA = ("strategy=cpu", "dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100", "seeds=1")
 TINY = (
-    *(*DATA, "backbone.head_channels=8", "precision=32-true"),
+    *(*DATA, "model.channels=8", "precision=32-true"),
     *("batch_size=2", "steps=4", "val_every=2", "val_episodes=4", "test_episodes=6", "test_batch_size=4"),
 )
 """A training of about a second."""

@@ -13,9 +13,9 @@ from benchmarks import reference
 from benchmarks.rows import _waited, evaluation
 from benchmarks.timing import HEAD, Row, of_pairs
 from benchmarks.workload import Workload
+from sd_aanet.training.losses import SDAANetLoss
 
 from networks import inputs, small
-from sd_aanet.training.losses import SDAANetLoss
 
 
 @pytest.mark.parametrize("shot", [1, 3])

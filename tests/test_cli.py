@@ -10,7 +10,7 @@ from commands import TINY, metrics, nothing_left, ran, refused, run, run_process
 from data.fake_voc import make_voc
 from sd_aanet import cli, composition
 from sd_aanet.errors import ConfigError
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.training.module import FewShotModule
 
 COMMANDS = ("train", "evaluate", "episodes", "predict", "compare", "parity", "import-published")
 
@@ -40,6 +40,8 @@ def test_help_names_the_settings_with_their_comments_and_choices() -> None:
     out = run("train", "--help").out
     for text in ("fold: 0  # whose classes", "dataset=shapes  # of coco20i", "backbone.weights: null  #"):
         assert text in out
+    for text in ("recipe=shapes  # of coco20i", "recipe.steps: 1500  #", "optimizer=sgd_poly  # of adam, adamw"):
+        assert text in out
     assert "hydra:\n" not in out
 
 
@@ -48,6 +50,9 @@ def test_help_shows_the_choices_given() -> None:
     assert "dataset.root: ???" in out
     assert out.index("model.sdpm: true") < out.index("model.sdpm: false"), "what it builds on comes first"
     assert "defaults:" not in out
+    assert "recipe.size: 321" in out, "the data set's"
+    assert "optimizer=" not in out, "an evaluation has none"
+    assert "optimizer.betas" in run("train", "optimizer=adam", "--help").out
 
 
 @pytest.mark.parametrize("arguments", [(), ("train", "--help"), ("predict", "--help")])
@@ -116,7 +121,7 @@ def test_ctrl_c_ends_a_training_and_its_multirun(monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SDAANetModule, "training_step", interrupted)
+    monkeypatch.setattr(FewShotModule, "training_step", interrupted)
     done = run("train", "-m", "fold=0,1", *TINY)
     assert done.code == 130
     assert done.err == "sd-aanet: interrupted\n"

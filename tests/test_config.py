@@ -9,12 +9,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from sd_aanet.building import network_arguments, sizes
 from sd_aanet.composition import config_folder
 from sd_aanet.data.datamodule import NAMESPACE
-from sd_aanet.models import build_network
+from sd_aanet.models import build_method, methods
 from sd_aanet.settings import RULES, check_settings
-from sd_aanet.training.build import network_arguments
-from sd_aanet.training.losses import SDAANetLoss
+from sd_aanet.training.optimizers import build_optimizer
 
 CONF = config_folder()
 GROUPS = {
@@ -38,7 +38,10 @@ def keys(config: Any, prefix: str = "") -> set[str]:
 
 
 def test_the_groups_hold_what_the_readme_names() -> None:
-    assert set(GROUPS) >= {"dataset", "backbone", "model", "strategy", "logger"}
+    assert set(GROUPS) >= {"dataset", "recipe", "backbone", "model", "optimizer", "protocol", "strategy", "logger"}
+    assert GROUPS["recipe"] == DATASETS, "each data set brings its own"
+    assert {"sgd_poly", "adam", "adamw"} <= set(GROUPS["optimizer"])
+    assert {"sd_aanet", "baseline", "prototype"} <= set(MODELS)
     assert {"pascal5i", "coco20i", "fss1000", "folder", "shapes"} == set(DATASETS)
     assert {"strict", "hsnet", "pfenet", "published"} == set(GROUPS["protocol"])
     assert {"resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn"} <= set(BACKBONES)
@@ -52,9 +55,41 @@ def test_every_recipe_composes_and_fits_the_code(dataset: str, model: str) -> No
         check_settings("train", config)
         assert config["dataset"]["name"] == dataset
         assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
+        assert config["model"].get("channels", config["recipe"]["channels"]) == config["recipe"]["channels"]
         with torch.device("meta"):
-            build_network(**network_arguments(config["backbone"], config["model"]))
-        SDAANetLoss(variant=config["model"].get("variant", "published"), **config["model"]["loss"])
+            method = build_method(**network_arguments(config["backbone"], config["model"]))
+        assert config["model"]["method"] == method.name
+        for size in sizes(config, method.backbone.grid):
+            method.backbone.grid.check(size)
+
+
+def test_every_method_has_a_file_of_its_own() -> None:
+    assert {composed("train", f"model={model}")["model"]["method"] for model in MODELS} == set(methods())
+
+
+@pytest.mark.parametrize("name", GROUPS["optimizer"])
+def test_every_optimizer_builds_and_its_rate_is_the_default(name: str) -> None:
+    config = composed("train", f"optimizer={name}")
+    assert config["lr"] == config["optimizer"]["lr"]
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer, _ = build_optimizer([weight], 10, **config["optimizer"])
+    assert optimizer.param_groups[0]["lr"] == config["lr"]
+
+
+def test_one_size_is_meant_everywhere() -> None:
+    """Where `size` alone is given, nothing is scored at another one."""
+    grid = build_method("prototype", {"name": "resnet18"}).backbone.grid
+    for dataset, recipe in (("shapes", (97, 97)), ("pascal5i", (321, 473)), ("folder", (225, 225))):
+        root = [] if dataset == "shapes" else ["dataset.root=some"]
+        given = {
+            "size=225": (225, 225),
+            "size=225 test_size=97": (225, 97),
+            "test_size=97": (recipe[0], 97),
+            "": recipe,
+        }
+        for settings, expected in given.items():
+            assert sizes(composed("train", f"dataset={dataset}", *root, *settings.split()), grid) == expected
+        assert sizes(composed("evaluate", "checkpoint=null", f"dataset={dataset}", *root), grid) == recipe
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
@@ -86,9 +121,10 @@ def test_every_experiment_is_a_recipe_whole() -> None:
             config["backbone"]["norm"],
             *(config[key] for key in ("select_on", "lr", "batch_size", "steps")),
         ) == expected
-        assert (config["size"], config["test_size"], config["augment"]) == (321, 473, "published")
+        assert (config["size"], config["test_size"], config["augment"]) == (None, None, "published")
+        assert (config["recipe"]["size"], config["recipe"]["test_size"]) == (321, 473)
         assert config["model"]["variant"] == "published"
-        assert (config["momentum"], config["weight_decay"], config["power"]) == (0.9, 0.0001, 0.9)
+        assert [config["optimizer"][key] for key in ("momentum", "weight_decay", "power")] == [0.9, 0.0001, 0.9]
         assert config["model"]["loss"]["alpha"] == 50
         bins = [60, 30, 15, 8] if "pascal" in name else [1.0, 0.5, 0.25, 0.125]
         assert config["model"]["bins"] == bins
@@ -134,14 +170,16 @@ def test_every_rule_is_of_a_setting_that_exists(command: str) -> None:
     assert known >= set(RULES[command])
 
 
+SHOWN = ("recipe.", "protocol.", "dataset.benchmark.", "optimizer.lr")
+"""What only fills settings, which have the rules."""
+
+
 @pytest.mark.parametrize("command", sorted(RULES))
 def test_every_number_has_a_rule(command: str) -> None:
     config = composed(command)
     numbers = {
         key
         for key in keys(config)
-        if isinstance(OmegaConf.select(OmegaConf.create(config), key), int | float)
-        and "recipe" not in key
-        and not key.startswith("protocol.")
+        if isinstance(OmegaConf.select(OmegaConf.create(config), key), int | float) and not key.startswith(SHOWN)
     }
     assert numbers <= set(RULES[command])

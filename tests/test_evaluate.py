@@ -1,4 +1,4 @@
-"""`sd-aanet evaluate`: its figures, what repeats, and what may differ from training."""
+"""`sd-aanet evaluate`: its scores, what repeats, and what may differ from training."""
 
 import csv
 import json
@@ -61,9 +61,9 @@ def test_it_repeats_bit_for_bit_with_workers_and_other_batches(checkpoint: str) 
     assert Path("one/episodes.csv").read_text() == Path("three/episodes.csv").read_text()
 
 
-def test_what_is_remembered_changes_no_figure(checkpoint: str) -> None:
+def test_what_is_kept_changes_no_score(checkpoint: str) -> None:
     plenty = evaluated(checkpoint, "shot=2")
-    for more in (("remember_gb=0.000001",), ("remember_dir=features",), ("remember_dir=features",)):
+    for more in (("cache_gb=0.000001",), ("cache_dir=features",), ("cache_dir=features",)):
         assert figures(evaluated(checkpoint, "shot=2", *more)) == figures(plenty)
 
 
@@ -107,7 +107,7 @@ def test_other_settings_of_a_data_set_make_other_classes_of_the_same_fold() -> N
     make_folder(Path("own"), images=3)
     data = ("dataset=folder", "dataset.root=own", "min_object_pixels=1")
     tiny = [setting for setting in TINY if not setting.startswith(("dataset", "min"))]
-    ran("train", *tiny, *data, "size=33", "test_size=33", "out=run")
+    ran("train", *tiny, *data, "size=33", "out=run")
     seen = json.loads(Path("run/result.json").read_text())["training"]["classes"]
     plain = [setting for setting in EVALUATION if not setting.startswith(("dataset", "min"))]
     own, novel = {}, {}
@@ -144,7 +144,7 @@ def test_the_prototype_needs_no_checkpoint_and_takes_the_backbone_of_one(
     assert same_features["checkpoint"] is None
     assert same_features["training"] is None
     assert same_features["seeds"] != random["seeds"]
-    stage2 = evaluated(*prototype, weights, "model.stage=2")
+    stage2 = evaluated(*prototype, weights, "model.features=stage2")
     assert stage2["seeds"] != same_features["seeds"]
 
 
@@ -154,7 +154,7 @@ def test_every_switch_of_the_protocol_stands_beside_the_figures(trained: tuple[P
     more = ("resolution", "ignore_boundary", "classes", "order", "select_on", "novel_in_train", "scales", "flip")
     assert {*switches, *more} <= set(result["protocol"])
     assert result["training"] == {
-        "dataset": "shapes", "fold": 0, "shot": 1, "seed": 0, "steps": 4, "size": 65, "augment": "flip",
+        "dataset": "shapes", "fold": 0, "way": 1, "shot": 1, "seed": 0, "steps": 4, "size": 65, "augment": "flip",
         "select_on": "base", "novel_in_train": "background", "held_out": 3, "val_episodes": 4,
         "classes": {stage: result["protocol"]["classes"][stage] for stage in ("train", "val")},
     }  # fmt: skip
@@ -185,7 +185,7 @@ def test_results_have_folders_of_their_own(checkpoint: str) -> None:
 
 
 def test_an_untrained_network_can_be_evaluated() -> None:
-    settings = [setting for setting in TINY if setting.startswith(("strategy", "dataset", "backbone", "min", "prec"))]
+    settings = [setting for setting in TINY if setting.startswith(("strategy", "dataset", "model", "min", "prec"))]
     ran("evaluate", "checkpoint=null", *settings, "episodes=6", "shot=2", "out=out")
     assert json.loads(Path("out/result.json").read_text())["network"]["channels"] == 8
 
@@ -275,10 +275,12 @@ def test_a_list_that_was_written_gives_the_figures_of_the_drawn_one(checkpoint: 
 
 
 def test_two_results_are_compared_over_the_same_episodes() -> None:
-    network = ("checkpoint=null", "backbone.head_channels=8", "seeds=2")
+    network = ("checkpoint=null", "seeds=2")
     for stage, folder in ((3, "a"), (2, "b")):
         for fold in (0, 1):
-            evaluated(*network, "model=prototype", f"model.stage={stage}", f"fold={fold}", out=f"{folder}/{fold}")
+            evaluated(
+                *network, "model=prototype", f"model.features=stage{stage}", f"fold={fold}", out=f"{folder}/{fold}"
+            )
     done = ran("compare", "a", "b", "--out", "difference.json")
     entries = json.loads(Path("difference.json").read_text())
     assert [entry["of"][1] for entry in entries] == ["fold 0", "fold 1"]

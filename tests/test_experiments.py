@@ -14,7 +14,7 @@ from test_config import EXPERIMENTS
 SMALL = (
     *("size=65", "test_size=65", "steps=2", "batch_size=2", "val_every=1", "val_episodes=4", "min_object_pixels=100"),
     *("test_episodes=6", "test_batch_size=4", "seeds=1", "workers=0", "strategy=cpu", "precision=32-true"),
-    *("backbone.weights=null", "backbone.trainable=false", "backbone.head_channels=8"),  # no download, and yet frozen
+    *("backbone.weights=null", "backbone.trainable=false", "model.channels=8"),  # no download, and yet frozen
 )
 
 

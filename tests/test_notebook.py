@@ -9,8 +9,9 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from sd_aanet.checkpoint import save_module
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.checkpoint import Trained, save_trained
+from sd_aanet.data.transforms import Preprocess
+from sd_aanet.models import build_method
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "notebooks" / "quickstart.ipynb"
 LARGEST = 300_000
@@ -31,9 +32,8 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 
 def test_the_quickstart_runs_with_a_given_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = {"backbone": "resnet18", "channels": 16, "prior_stage": 3, "backbone_trainable": True}
-    module = SDAANetModule(network=network, loss={}, preprocess={"size": 65, "resize": "squash"}, classes=20)
-    save_module(module, tmp_path / "tiny.ckpt")
+    network = {"method": "sd_aanet", "backbone": {"name": "resnet18", "high": "stage3"}, "channels": 16}
+    save_trained(Trained(build_method(**network), network, Preprocess(65), classes=20), tmp_path / "tiny.ckpt")
     monkeypatch.setenv("SD_AANET_CHECKPOINT", str(tmp_path / "tiny.ckpt"))
     before = set(tmp_path.iterdir())
     notebook = execute(tmp_path)

@@ -11,24 +11,26 @@ import torch
 from PIL import Image, ImageFile
 
 from sd_aanet import cli
-from sd_aanet.checkpoint import save_module
+from sd_aanet.checkpoint import Trained, save_trained
+from sd_aanet.comparing import Comparer
+from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
+from sd_aanet.models import build_method
 from sd_aanet.predict import run
 from sd_aanet.segmenter import FewShotSegmenter
-from sd_aanet.training.module import SDAANetModule
 
 
 def save_tiny(path: Path, **network: object) -> Path:
     torch.manual_seed(0)
-    settings = {"backbone": "resnet18", "channels": 16, "prior_stage": 3, "backbone_trainable": True}
-    preprocess = {"size": 65, "resize": "keep_aspect"}
-    module = SDAANetModule(network=settings | network, loss={}, preprocess=preprocess, classes=20)
+    settings = {"method": "sd_aanet", "backbone": {"name": "resnet18", "high": "stage3"}, "channels": 16} | network
+    method = build_method(**settings).eval()
     # An untrained network finds all or nothing; with its bias in the middle, something.
-    noise = torch.randn(3, 3, 65, 65)
+    noise, comparer = torch.randn(2, 3, 65, 65), Comparer(method)
     with torch.no_grad():
-        logits = module.eval().network(noise[:1], noise[None, 1:2], torch.ones(1, 1, 65, 65)).logits
-        module.network.get_parameter("decoder.classifier.3.bias")[0] += (logits[:, 1] - logits[:, 0]).median()
-    save_module(module, path)
+        comparer.add_supports(["noise"], noise[:1], torch.ones(1, 65, 65, dtype=torch.int64))
+        logits = comparer.compare(comparer.encode_queries(noise[1:]), [(0, [["noise"]])], (65, 65)).logits
+        method.get_parameter("decoder.classifier.3.bias")[0] += (logits[:, 1] - logits[:, 0]).median()
+    save_trained(Trained(method, settings, Preprocess(65, "keep_aspect"), classes=20), path)
     return path
 
 
@@ -101,10 +103,12 @@ def test_masks_can_be_given_back_as_supports(config: dict[str, Any]) -> None:
     assert "dog_mask.png" in written(str(run(again)))
 
 
-def test_a_network_without_saam_writes_no_attention(config: dict[str, Any], tmp_path: Path) -> None:
-    config["checkpoint"] = str(save_tiny(tmp_path / "plain.ckpt", saam=False))
+def test_a_network_without_maps_writes_no_attention(config: dict[str, Any], tmp_path: Path) -> None:
+    config["checkpoint"] = str(save_tiny(tmp_path / "plain.ckpt", saam=False, prior=False))
     run(config)
     assert written(config["out"]) == {"dog_mask.png", "dog_overlay.png", "supports.png"}
+    config["checkpoint"] = str(save_tiny(tmp_path / "prior.ckpt", saam=False))
+    assert "dog_attention.png" in written(str(run(config | {"out": f"{config['out']}2"}))), "the prior"
 
 
 def test_several_queries_show_their_progress(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

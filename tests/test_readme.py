@@ -15,8 +15,8 @@ from commands import TINY, Done, ran, run
 from data.fake_folder import make_folder
 from data.fake_sbd import make_sbd, make_voc2012
 from data.fake_voc import make_voc
-from sd_aanet.models.published import to_published
-from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.models import build_method
+from sd_aanet.models.sd_aanet.published import to_published
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,16 +28,8 @@ COMMANDS = [
     if not language and line.strip()
 ]
 PLAIN = tuple(setting for setting in TINY if not setting.startswith("dataset.source"))
-SIZES = ("size=65", "test_size=65")
 SMALLEST = {
-    "train": (
-        *PLAIN,
-        "backbone=resnet18",
-        "backbone.trainable=false",
-        "backbone.norm=frozen",
-        "size=65",
-        "test_size=65",
-    ),
+    "train": (*PLAIN, "backbone=resnet18", "backbone.trainable=false", "backbone.norm=frozen", "size=65"),
     "evaluate": ("strategy=cpu", "min_object_pixels=100", "seeds=2", "episodes=6", "batch_size=4"),
     "episodes": ("min_object_pixels=100", "episodes=6"),
     "check": ("min_object_pixels=100",),
@@ -100,7 +92,7 @@ def test_the_readmes_sweep_with_all_of_its_jobs(working: Path) -> None:
 
 
 def test_the_readmes_import(working: Path) -> None:
-    state = to_published(SDAANet("resnet50").state_dict(), "resnet50")
+    state = to_published(build_method("sd_aanet", {"name": "resnet50"}).state_dict(), "resnet50")
     torch.save({"state_dict": state}, "path/to/train_epoch.pth")
     assert "written: imported.ckpt" in ran(*readme_command("import-published")).out
 

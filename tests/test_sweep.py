@@ -21,7 +21,7 @@ from sd_aanet.sweep.devices import jobs_at_once
 from sd_aanet.sweep.launchers import check
 from sd_aanet.sweep.run import Sweep
 from sd_aanet.training import loggers
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.training.module import FewShotModule
 
 SWEEP = Path("runs/sweeps/shapes_resnet18_sd_aanet")
 QUICK = (*TINY, "steps=1", "val_every=1", "val_episodes=2", "test_episodes=0")
@@ -118,15 +118,15 @@ def test_a_training_that_stopped_early_is_evaluated_and_not_trained_on() -> None
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = SDAANetModule.training_step
+    original = FewShotModule.training_step
 
-    def until(self: SDAANetModule, *batch: Any) -> Any:
+    def until(self: FewShotModule, *batch: Any) -> Any:
         if self.trainer.global_step == step:
             raise KeyboardInterrupt
         return original(self, *batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SDAANetModule, "training_step", until)
+        patched.setattr(FewShotModule, "training_step", until)
         done = run("train", "-m", "fold=0", *TINY)
     assert done.code == 130
     assert done.err == "sd-aanet: interrupted\n"
@@ -152,7 +152,9 @@ def test_a_folder_with_other_settings_is_refused_and_the_others_go_on(swept: tup
     assert done.code == 2
     first, line = done.err.splitlines()
     assert first == "sd-aanet: 1 of 2 jobs failed:"
-    assert line.startswith(f"  {job(1).name}: '{job(1)}' holds a training with momentum=0.8, not momentum=0.9: ")
+    assert line.startswith(
+        f"  {job(1).name}: '{job(1)}' holds a training with optimizer.momentum=0.8, not optimizer.momentum=0.9: "
+    )
     assert "1 finished before, 1 failed" in done.out
     failure = SWEEP / f"failures/{job(1).name}.txt"
     assert failure.read_text() == line.removeprefix(f"  {job(1).name}: ") + "\n"
@@ -176,15 +178,15 @@ def test_sweeps_have_names(swept: tuple[Path, Done]) -> None:
 
 
 def test_a_failed_job_leaves_the_others_running_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = SDAANetModule.training_step
+    original = FewShotModule.training_step
 
-    def step(self: SDAANetModule, *batch: Any) -> Any:
+    def step(self: FewShotModule, *batch: Any) -> Any:
         if self.trainer.datamodule.fold == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
         return original(self, *batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SDAANetModule, "training_step", step)
+        patched.setattr(FewShotModule, "training_step", step)
         done = run("train", "-m", "fold=9,1,2", *QUICK)
     assert done.code == 1
     failure, mistake = (SWEEP / f"failures/{fold}{job(1).name[5:]}.txt" for fold in ("fold1", "fold9"))
@@ -208,7 +210,7 @@ def test_a_failed_job_leaves_the_others_running_and_is_tried_again(monkeypatch: 
 def test_failures_go_once_the_same_sweep_has_finished_their_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     ran("train", "-m", "fold=2", *QUICK)
     with monkeypatch.context() as patched:
-        patched.setattr(SDAANetModule, "training_step", lambda *_: 1 / 0)
+        patched.setattr(FewShotModule, "training_step", lambda *_: 1 / 0)
         assert run("train", "-m", "fold=0,2", *QUICK).code == 1
     assert [path.stem for path in (SWEEP / "failures").iterdir()] == [job(0).name]
     ran("train", "-m", "fold=0,2", *QUICK)

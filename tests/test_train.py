@@ -12,8 +12,8 @@ from commands import TINY, Done, episode_rows, metrics, ran, refused, run
 from data.fake_folder import make_folder
 from data.fake_fss import make_fss
 from data.fake_voc import make_voc
-from sd_aanet.checkpoint import load_module
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.checkpoint import load_trained
+from sd_aanet.training.module import FewShotModule
 from sd_aanet.training.plots import draw_curves, read_metrics
 
 STILL = ("backbone.trainable=false", "backbone.norm=frozen")
@@ -131,17 +131,18 @@ def test_selection_on_the_novel_classes_early_stopping_clipping_and_aspect() -> 
     assert protocol["select_on"] == "novel"
     assert protocol["classes"]["val"] == protocol["classes"]["test"]
     assert (protocol["resize"], protocol["size"]) == ("keep_aspect", 65)
-    assert load_module("run/checkpoints/best.ckpt").hparams["preprocess"] == {"size": 65, "resize": "keep_aspect"}
+    preprocess = load_trained("run/checkpoints/best.ckpt").preprocess
+    assert (preprocess.size, preprocess.resize) == (65, "keep_aspect")
 
 
 def test_clipping_bounds_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
 
-    def look(self: SDAANetModule, *_: object) -> None:
+    def look(self: FewShotModule, *_: object) -> None:
         grads = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
         norms.append(float(torch.cat(grads).norm()))
 
-    monkeypatch.setattr(SDAANetModule, "on_train_batch_end", look)
+    monkeypatch.setattr(FewShotModule, "on_train_batch_end", look)
     ran("train", *SHORT, "gradient_clip=0.01", "out=run")
     assert norms == pytest.approx([0.01] * 4, rel=1e-3)
 
@@ -151,9 +152,9 @@ def test_pascal_layout_trains_with_workers(tmp_path: Path) -> None:
     some = (
         "strategy=cpu",
         "backbone=resnet18",
-        "backbone.head_channels=8",
+        "model.channels=8",
         "precision=32-true",
-        *("size=33", "test_size=33", "workers=1", "seeds=1"),
+        *("size=33", "workers=1", "seeds=1"),
     )
     few = ("batch_size=2", "steps=2", "val_every=2", "val_episodes=3", "test_episodes=5", "augment=published")
     done = ran("train", "dataset=pascal5i", f"dataset.root={root}", *some, *few)
@@ -176,14 +177,14 @@ def test_another_seed_gives_another_training(trained: tuple[Path, Done]) -> None
     assert metrics(Path("run"))[0] != metrics(trained[0])[0]
 
 
-def test_remembered_features_give_the_losses_of_computed_ones() -> None:
+def test_cached_features_give_the_losses_of_computed_ones() -> None:
     # Batches of other compositions round differently; a small rate keeps that from growing.
     given = (*SHORT, *STILL, "shot=2", "steps=6", "val_every=3", "lr=0.001")
     ran("train", *given, "features=compute", "out=compute")
-    ran("train", *given, "features=remember", "out=remember")
-    ran("train", *given, "features=remember", "remember_dir=features", "out=on_disk")
+    ran("train", *given, "features=cache", "out=cache")
+    ran("train", *given, "features=cache", "cache_dir=features", "out=on_disk")
     computed = metrics(Path("compute"))
-    for other in ("remember", "on_disk"):
+    for other in ("cache", "on_disk"):
         rows = metrics(Path(other))
         assert len(rows) == len(computed)
         for row, expected in zip(rows, computed, strict=True):
@@ -194,7 +195,7 @@ def test_training_starts_from_a_checkpoint(trained: tuple[Path, Done]) -> None:
     start = trained[0] / "checkpoints/last.ckpt"
     ran("train", *SHORT, f"checkpoint={start}", "steps=1", "lr=1e-30", "model.dropout=0", "out=run")
     moved, given = weights(Path("run")), weights(trained[0])
-    parameters = [name for name, _ in load_module(start).named_parameters()]
+    parameters = [f"method.{name}" for name, _ in load_trained(start).method.named_parameters()]
     assert parameters
     assert all(torch.equal(moved[name], given[name]) for name in parameters)
 
@@ -204,7 +205,8 @@ def test_the_backbone_of_a_checkpoint_is_loaded(trained: tuple[Path, Done]) -> N
     done = ran("train", *SHORT, f"backbone.weights={start}", "steps=1", "out=run")
     assert f"backbone weights from {start}" in done.out
     moved, given = weights(Path("run")), weights(trained[0])
-    backbone = [name for name in given if name.startswith("network.backbone.")]
+    backbone = [name for name in given if name.startswith("method.backbone.")]
+    assert backbone
     assert all(torch.equal(moved[name], given[name]) for name in backbone), "loaded, and frozen by default"
 
 
@@ -212,15 +214,15 @@ def test_the_backbone_of_a_checkpoint_is_loaded(trained: tuple[Path, Done]) -> N
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *arguments: str) -> None:
-    original = SDAANetModule.training_step
+    original = FewShotModule.training_step
 
-    def until(self: SDAANetModule, *batch: Any) -> Any:
+    def until(self: FewShotModule, *batch: Any) -> Any:
         if self.trainer.global_step == step:
             raise KeyboardInterrupt
         return original(self, *batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SDAANetModule, "training_step", until)
+        patched.setattr(FewShotModule, "training_step", until)
         done = run("train", *arguments)
     assert done.code == 130
     assert done.err == "sd-aanet: interrupted\n"

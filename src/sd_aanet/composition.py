@@ -153,7 +153,8 @@ def print_help(name: str, about: str, argv: list[str]) -> None:
     chosen: dict[str, str] = {}
     groups = list(_defaults(top))
     overridden = {group.removeprefix("override ") for group, _ in groups if group.startswith("override ")}
-    for group, choice in groups:  # grows by the groups that choices bring
+    while groups:
+        group, choice = groups.pop(0)
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
         if group.startswith("override ") or not choices:
             continue
@@ -167,7 +168,7 @@ def print_help(name: str, about: str, argv: list[str]) -> None:
         lines, brought = _with_bases(folder / group, choice)
         for line in lines:
             print(f"  {group}.{line}" if re.match(r"\w", line) else f"  {line}")
-        groups += [both for both in brought if both[0] not in overridden]
+        groups = [both for both in brought if both[0] not in overridden] + groups
 
 
 def _defaults(text: str) -> Iterator[tuple[str, str]]:

@@ -164,8 +164,8 @@ def test_training_images_with_novel_classes(voc: Voc) -> None:
         data.setup("fit")
         assert data.train_data is not None
         specs = [data.train_data.spec(index) for index in range(200)]
-        drawn.append({image for spec in specs for image in (spec.query, *spec.supports)})
-        assert {spec.class_id for spec in specs} == set(data.classes().train)
+        drawn.append({image for spec in specs for image in (spec.query, *spec.supports[0])})
+        assert {c for spec in specs for c in spec.classes} == set(data.classes().train)
     assert (pixels[sorted(drawn[0]), :5] > 0).any()
     assert not (pixels[sorted(drawn[1]), :5] > 0).any()
 
@@ -176,11 +176,26 @@ def test_shots_and_seeds_of_the_test_are_its_own(voc: Voc) -> None:
     other = module(root, shot=3, seed=5, test_seed=2, select_on="none", augment="flip")
     for each in (data, other):
         each.setup()
-    assert next(iter(data.train_dataloader())).support.shape[1] == 1
-    assert next(iter(data.val_dataloader())).support.shape[1] == 1
+    assert next(iter(data.train_dataloader())).support.shape[1:3] == (1, 1)
+    assert next(iter(data.val_dataloader())).support.shape[1:3] == (1, 1)
     assert same(list(data.test_dataloader()), list(other.test_dataloader()))
     assert data.test_data is not None
-    assert [data.test_data.spec(i).class_id for i in range(7)] == [1, 2, 3, 4, 5, 1, 2]
+    assert [data.test_data.spec(i).classes for i in range(7)] == [(c,) for c in (1, 2, 3, 4, 5, 1, 2)]
+
+
+def test_several_classes_at_once(voc: Voc) -> None:
+    data = module(voc(4), way=2, shot=2)
+    data.setup()
+    split = data.classes()
+    loaders = ((data.train_dataloader(), split.train), (data.val_dataloader(), split.val))
+    for loader, classes in (*loaders, (data.test_dataloader(), split.test)):
+        for batch in loader:
+            assert batch.support.shape[1:3] == (2, 2)
+            assert batch.class_id.shape == (len(batch), 2)
+            assert {c for row in batch.class_id.tolist() for c in row} <= set(classes)
+            assert all(len(set(row)) == 2 for row in batch.class_id.tolist())
+            assert np.isin(batch.query_mask, (0, 1, 2, 255)).all()
+    assert data.describe()["way"] == 2
 
 
 def test_evaluation_needs_no_training_list(voc: Voc) -> None:
@@ -213,9 +228,8 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
         ({"seed": -3}, r"^seed=-3, expected 0 or more"),
         ({"fold": 4}, r"^fold=4, expected 0 to 3 for pascal5i"),
         ({"fold": -1}, r"^fold=-1, expected 0 to 3"),
-        ({"size": 224}, r"^size=224, expected 8n \+ 1: the nearest good size is 225$"),
-        ({"size": 476}, r"nearest good size is 473$"),
-        ({"size": 1}, r"nearest good size is 17$"),
+        ({"way": 0}, r"^way=0, expected at least 1: set way=1 or more$"),
+        ({"way": 4}, r"^way=4, expected 1 to 3, the number of classes to draw from: set a smaller way$"),
         ({"resize": "crop"}, r"^resize='crop', expected one of"),
         ({"augment": "strong"}, r"^augment='strong', expected one of"),
         ({"select_on": "test"}, r"^select_on='test', expected one of base, novel, none"),
@@ -225,7 +239,7 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
 )
 def test_settings_that_cannot_work(voc: Voc, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        module(voc(2), **settings).setup()
+        module(voc(3), **settings).setup()
 
 
 def test_data_that_cannot_work(voc: Voc, tmp_path: Path) -> None:

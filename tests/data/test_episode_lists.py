@@ -18,10 +18,10 @@ from sd_aanet.data.sources.shapes import Shapes
 from sd_aanet.errors import ConfigError, DataError
 
 
-def drawn(source: ImageSource, shot: int = 2, count: int = 8, least: int = 500) -> list[Any]:
-    sampler = EpisodeSampler(
-        source.pixels(), source.fold_classes(0), shot, 0, min_object_pixels=least, order="classes", names=source.classes
-    )
+def drawn(source: ImageSource, shot: int = 2, count: int = 8, least: int = 500, way: int = 1) -> list[Any]:
+    pixels, novel = source.pixels(), source.fold_classes(0)
+    named = {"names": source.classes, "order": "classes"}
+    sampler = EpisodeSampler(pixels, novel, shot, 0, way=way, min_object_pixels=least, **named)
     return [sampler.draw(0, index) for index in range(count)]
 
 
@@ -38,8 +38,21 @@ def test_what_is_written_is_read(voc: Voc, tmp_path: Path) -> None:
     assert content["episodes"][0] == {
         "class": "aeroplane",
         "query": source.key(specs[0].query),
-        "supports": [source.key(i) for i in specs[0].supports],
+        "supports": [source.key(i) for i in specs[0].supports[0]],
     }
+
+
+def test_a_list_of_several_classes_at_once(voc: Voc, tmp_path: Path) -> None:
+    source = Pascal5i(voc(4), "val")
+    specs = drawn(source, way=3)
+    written = write_list(tmp_path / "list.json", source, specs, {"way": 3})
+    listed = read_list(tmp_path / "list.json", source)
+    assert [listed.draw(0, index) for index in range(len(listed))] == specs
+    assert (listed.way, listed.shot, listed.about["way"]) == (3, 2, 3)
+    assert written == digest(source, specs)
+    entry = json.loads((tmp_path / "list.json").read_text())["episodes"][0]
+    assert entry["class"] == [source.classes[c - 1] for c in specs[0].classes]
+    assert entry["supports"] == [[source.key(i) for i in images] for images in specs[0].supports]
 
 
 def test_a_list_made_by_anybody(voc: Voc, tmp_path: Path) -> None:
@@ -48,7 +61,7 @@ def test_a_list_made_by_anybody(voc: Voc, tmp_path: Path) -> None:
                "supports": ["val_014"]}]  # fmt: skip
     (tmp_path / "list.json").write_text(json.dumps({"episodes": entries}))
     listed = read_list(tmp_path / "list.json", source)
-    found = [(listed.draw(0, i).class_id, source.key(listed.draw(0, i).query)) for i in (0, 1)]
+    found = [(*listed.draw(0, i).classes, source.key(listed.draw(0, i).query)) for i in (0, 1)]
     assert found == [(15, "val_014"), (15, "val_054")]
 
 
@@ -61,7 +74,7 @@ def test_a_class_that_is_called_by_a_number_is_no_id(tmp_path: Path) -> None:
     entry = {"query": "val_000", "supports": ["val_004"]}
     (tmp_path / "list.json").write_text(json.dumps({"episodes": [entry | {"class": "1"}, entry | {"class": 1}]}))
     listed = read_list(tmp_path / "list.json", source)
-    assert [source.classes[listed.draw(0, index).class_id - 1] for index in range(2)] == ["1", "0"]
+    assert [source.classes[listed.draw(0, index).classes[0] - 1] for index in range(2)] == ["1", "0"]
 
 
 GOOD = {"class": "aeroplane", "query": "val_000", "supports": ["val_020", "val_040"]}
@@ -76,7 +89,19 @@ BAD = {
     "an id that is a text": ({"episodes": [GOOD | {"class": "1"}]}, "episode 0 names the class '1'"),
     "an unknown id": ({"episodes": [GOOD | {"class": 21}]}, "episode 0 names the class '21'"),
     "no class": ({"episodes": [GOOD | {"class": True}]}, "episode 0 names the class 'True'"),
-    "several classes": ({"episodes": [GOOD | {"class": ["aeroplane"]}]}, "the class '['aeroplane']'"),
+    "supports of no class": ({"episodes": [GOOD | {"class": ["aeroplane"]}]}, "a list of images for each"),
+    "one class twice": (
+        {"episodes": [GOOD | {"class": ["bird", "bird"], "supports": [["val_020"], ["val_040"]]}]},
+        "episode 0 names one class twice",
+    ),
+    "more supports of one class": (
+        {"episodes": [GOOD | {"class": ["bird", "boat"], "supports": [["val_020", "val_040"], ["val_060"]]}]},
+        "more supports of one class than of another",
+    ),
+    "other ways": (
+        {"episodes": [GOOD, GOOD | {"class": ["bird", "boat"], "supports": [["val_020"], ["val_040"]]}]},
+        "1 has 2 classes of 1 supports and the first one 1 classes of 2",
+    ),
     "an unknown image": ({"episodes": [GOOD | {"query": "train_000"}]}, "the image 'train_000', which the val images"),
     "the query as support": ({"episodes": [GOOD | {"query": "val_020"}]}, "one image twice"),
     "other shots": (
@@ -150,5 +175,5 @@ def test_a_data_module_takes_shot_and_length_from_the_file(voc: Voc, tmp_path: P
     data.setup("test")
     batches = list(data.test_dataloader())
     assert sum(len(batch.query) for batch in batches) == 8
-    assert all(batch.support.shape[1] == 2 for batch in batches)
+    assert all(batch.support.shape[1:3] == (1, 2) for batch in batches)
     assert data.test_specs(0) == data.test_specs(1) == drawn(source), "the file's, whatever the seed"

@@ -21,22 +21,26 @@ PIXELS = np.random.default_rng(0).integers(0, 8000, (40, 6))
     st.integers(0, 1000),
     st.integers(0, 10**6),
     st.integers(1, 9),
+    st.integers(1, 3),
     st.sampled_from(["random", "classes", "pairs"]),
 )
 def test_supports_are_distinct_and_none_is_the_query(
-    seed: int, epoch: int, index: int, shot: int, order: Literal["random", "classes", "pairs"]
+    seed: int, epoch: int, index: int, shot: int, way: int, order: Literal["random", "classes", "pairs"]
 ) -> None:
-    sampler = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, order=order)
+    sampler = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, way=way, order=order)
     spec = sampler.draw(epoch, index)
-    images = (spec.query, *spec.supports)
-    assert len(spec.supports) == shot
-    assert len(set(images)) == shot + 1
-    assert (PIXELS[list(images), spec.class_id - 1] >= 2048).all()
-    assert spec.class_id in (2, 3, 5)
+    assert len(set(spec.classes)) == len(spec.supports) == way
+    assert set(spec.classes) <= {2, 3, 5}
+    assert PIXELS[spec.query, spec.classes[0] - 1] >= 2048, "the query shows the first class"
+    for class_id, images in zip(spec.classes, spec.supports, strict=True):
+        assert len(images) == shot
+        assert len({spec.query, *images}) == shot + 1
+        assert (PIXELS[list(images), class_id - 1] >= 2048).all()
+    assert spec.examples == [(i, c) for c, images in zip(spec.classes, spec.supports, strict=True) for i in images]
     if order == "classes":
-        assert spec.class_id == (2, 3, 5)[index % 3]
+        assert spec.classes[0] == (2, 3, 5)[index % 3]
     # A fresh sampler, asked for other things first, says the same.
-    other = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, order=order)
+    other = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, way=way, order=order)
     other.draw(7, 7)
     assert other.draw(epoch, index) == spec
 
@@ -44,7 +48,7 @@ def test_supports_are_distinct_and_none_is_the_query(
 def test_the_draw_is_the_same_on_every_machine() -> None:
     """These were written down once; a change breaks the comparison with every number reported before."""
     sampler = EpisodeSampler(np.full((1000, 20), 9999), range(1, 21), 3, 5)
-    assert [(s.class_id, s.query, *s.supports) for s in (sampler.draw(0, 0), sampler.draw(2, 17))] == RECORDED
+    assert [(*s.classes, s.query, *s.supports[0]) for s in (sampler.draw(0, 0), sampler.draw(2, 17))] == RECORDED
 
 
 RECORDED = [(13, 461, 192, 230, 509), (11, 668, 820, 141, 994)]
@@ -53,7 +57,7 @@ RECORDED = [(13, 461, 192, 230, 509), (11, 668, 820, 141, 994)]
 def test_draws_are_spread_evenly() -> None:
     sampler = EpisodeSampler(np.full((10, 4), 9999), (1, 2, 3, 4), 1, 0)
     specs = [sampler.draw(epoch, index) for epoch in range(4) for index in range(500)]
-    for values, kinds in (([s.class_id for s in specs], 4), ([s.query for s in specs], 10)):
+    for values, kinds in (([s.classes[0] for s in specs], 4), ([s.query for s in specs], 10)):
         counts = np.unique(values, return_counts=True)[1]
         assert len(counts) == kinds
         assert (np.abs(counts - 2000 / kinds) < 5 * (2000 / kinds) ** 0.5).all()
@@ -65,7 +69,7 @@ def test_pairs_are_queries_in_turn_and_classes_too() -> None:
     sampler = EpisodeSampler(pixels, (1, 2), 1, 0, order="pairs")
     once = [(1, 0), (2, 1), (1, 1), (2, 2), (1, 2), (2, 3), (1, 4)]
     drawn = [sampler.draw(0, index) for index in range(14)]
-    assert [(spec.class_id, spec.query) for spec in drawn] == once * 2
+    assert [(*spec.classes, spec.query) for spec in drawn] == once * 2
     supports = [spec.supports for spec in drawn]
     assert supports[:7] != supports[7:], "only the supports are drawn"
 
@@ -76,7 +80,10 @@ def test_an_image_counts_from_2048_pixels_on() -> None:
     def drawn(**settings: Any) -> set[int]:
         sampler = EpisodeSampler(pixels, (1,), 1, 0, **settings)
         return {
-            image for index in range(50) for spec in [sampler.draw(0, index)] for image in (spec.query, *spec.supports)
+            image
+            for index in range(50)
+            for spec in [sampler.draw(0, index)]
+            for image in (spec.query, *spec.supports[0])
         }
 
     assert drawn() == {1, 2, 5}
@@ -102,11 +109,13 @@ def test_too_few_images_and_no_shot() -> None:
         EpisodeSampler(pixels, (2, 3), 2, 0, names=names, skip_short=True)
     with pytest.raises(DataError, match="no class is left"):
         EpisodeSampler(pixels, (), 1, 0)
+    with pytest.raises(ConfigError, match=r"^way=2, expected 1 to 1, the number of classes .*: set a smaller way$"):
+        EpisodeSampler(pixels, (1,), 1, 0, way=2)
 
 
-def dataset(voc: Voc, augment: str = "none", shot: int = 2) -> EpisodeDataset:
+def dataset(voc: Voc, augment: str = "none", shot: int = 2, way: int = 1) -> EpisodeDataset:
     source = Pascal5i(voc(4), "val")
-    sampler = EpisodeSampler(source.pixels(), (3, 6), shot, 11)
+    sampler = EpisodeSampler(source.pixels(), (3, 6), shot, 11, way=way)
     return EpisodeDataset(source, sampler, Preprocess(33), Augment(augment), 10)
 
 
@@ -114,20 +123,38 @@ def test_an_episode_is_what_its_spec_says(voc: Voc) -> None:
     data = dataset(voc)
     episode, spec = data[4], data.spec(4)
     assert episode.query.shape == (1, 3, 33, 33)
-    assert episode.support.shape == (1, 2, 3, 33, 33)
+    assert episode.support.shape == (1, 1, 2, 3, 33, 33)
     assert episode.query_mask.shape == (1, 33, 33)
-    assert episode.support_mask.shape == (1, 2, 33, 33)
+    assert episode.support_mask.shape == (1, 1, 2, 33, 33)
     assert episode.query.dtype == episode.support.dtype == torch.float32
     assert episode.query_mask.dtype == episode.support_mask.dtype == episode.class_id.dtype == torch.int64
-    assert episode.class_id.tolist() == [spec.class_id]
+    assert episode.class_id.tolist() == [list(spec.classes)]
     assert episode.index.tolist() == [4]
     assert episode.query_key == (f"{data.source.key(spec.query)}@33",)
-    assert episode.support_key == (tuple(f"{data.source.key(i)}@33" for i in spec.supports),)
-    image, mask = data.source.image(spec.supports[1]), data.source.mask(spec.supports[1], spec.class_id)
-    assert torch.equal(episode.support[0, 1], data.preprocess.image(image))
-    assert torch.equal(episode.support_mask[0, 1], data.preprocess.mask(mask))
+    assert episode.support_key == (tuple(f"{data.source.key(i)}@33" for i in spec.supports[0]),)
+    support, class_id = spec.examples[1]
+    image, mask = data.source.image(support), data.source.mask(support, class_id)
+    assert torch.equal(episode.support[0, 0, 1], data.preprocess.image(image))
+    assert torch.equal(episode.support_mask[0, 0, 1], data.preprocess.mask(mask))
     with pytest.raises(IndexError):
         data[10]
+
+
+def test_an_episode_of_several_classes_numbers_them_in_its_query(voc: Voc) -> None:
+    data = dataset(voc, way=2)
+    episode, spec = data[4], data.spec(4)
+    assert episode.support.shape == (1, 2, 2, 3, 33, 33)
+    assert episode.support_mask.shape == (1, 2, 2, 33, 33)
+    assert episode.class_id.tolist() == [list(spec.classes)]
+    assert sorted(spec.classes) == [3, 6]
+    assert episode.support_key == (tuple(f"{data.source.key(i)}@33" for i, _ in spec.examples),)
+    for place, (image, class_id) in enumerate(spec.examples):
+        mask = data.preprocess.mask(data.source.mask(image, class_id))
+        assert torch.equal(episode.support_mask[0].flatten(0, 1)[place], mask)
+    first, second = (data.preprocess.mask(data.source.mask(spec.query, c)) for c in spec.classes)
+    expected = torch.where(first == 1, 1, torch.where(second == 1, 2, 0))
+    expected[(first == 255) | (second == 255)] = 255
+    assert torch.equal(episode.query_mask[0], expected)
 
 
 def test_the_boundary_of_the_query_may_count(voc: Voc) -> None:
@@ -138,7 +165,7 @@ def test_the_boundary_of_the_query_may_count(voc: Voc) -> None:
         return EpisodeDataset(source, sampler, Preprocess(33), Augment(), 10, **settings)
 
     ignoring, counting = made(), made(ignore_boundary=False)
-    mask = source.mask(ignoring.spec(0).query, ignoring.spec(0).class_id)
+    mask = source.mask(ignoring.spec(0).query, ignoring.spec(0).classes[0])
     background = np.where(mask == 255, 0, mask).astype(np.uint8)
     assert (mask != background).any()
     for data, expected in ((ignoring, mask), (counting, background)):
@@ -152,7 +179,7 @@ def test_keys_name_the_exact_pixels(voc: Voc) -> None:
     for index in range(10):
         episode = data[index]
         keys = (*episode.query_key, *episode.support_key[0])
-        for key, image in zip(keys, (episode.query[0], *episode.support[0]), strict=True):
+        for key, image in zip(keys, (episode.query[0], *episode.support[0, 0]), strict=True):
             assert torch.equal(pixels.setdefault(key, image), image)
     assert any(key.endswith("/flip") for key in pixels)
     assert any(not key.endswith("/flip") for key in pixels)
@@ -171,7 +198,7 @@ def test_each_image_has_its_own_view_and_each_epoch_another(voc: Voc) -> None:
         for epoch in range(3)
         for index in range(10)
         for episode in [data[epoch, index]]
-        for image in (episode.query[0], *episode.support[0])
+        for image in (episode.query[0], *episode.support[0, 0])
     }
     # 90 views of one picture: an eighth has nothing done to it, an eighth only a flip, and so on; half are turned.
     assert len(views) > 35

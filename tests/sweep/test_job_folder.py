@@ -15,7 +15,7 @@ from sd_aanet.sweep.folder import alone, is_finished, job_name, made_ready
 KEYS = ("lr", "steps", "model", "dataset.root", "+dataset.source.extra", "augment", "model.loss.alpha", "checkpoint")
 values = st.one_of(st.integers(0, 9), st.sampled_from(["a", "b", "0.1", "[1,2]", "[12]", "null", "a/b", "'a=b,c'"]))
 overrides = st.dictionaries(st.sampled_from(KEYS), values, max_size=4)
-FREE = ("out=x", "workers=3", "strategy=cpu", "strategy.devices=2", "logger=wandb", "sweep=y", "remember_dir=z")
+FREE = ("out=x", "workers=3", "strategy=cpu", "strategy.devices=2", "logger=wandb", "sweep=y", "cache_dir=z")
 
 
 def name(given: dict[str, Any], *more: str) -> str:
@@ -56,7 +56,8 @@ SETTINGS: dict[str, Any] = {
     "test_episodes": 5,
     "workers": 0,
     "model": {"sdpm": True, "loss": {}},
-    "dataset": {"name": "shapes", "recipe": {"lr": 0.1}},
+    "dataset": {"name": "shapes", "benchmark": {"held_out": 3}},
+    "recipe": {"lr": 0.1, "size": 97},
     "strategy": {"accelerator": "cpu", "devices": 1},
     "resume": None,
 }
@@ -121,7 +122,9 @@ def test_a_new_job_starts(tmp_path: Path) -> None:
         ({"model": {"sdpm": False, "loss": {}}}, "model.sdpm=True, not model.sdpm=False"),
         ({"extra": 1}, "extra=None, not extra=1"),
         ({"strategy": {"accelerator": "cpu", "devices": 2}}, "strategy.devices=1, not strategy.devices=2"),
-        ({"dataset": {"name": "shapes", "recipe": {"lr": 0.3}}}, None),
+        ({"recipe": {"lr": 0.3, "size": 97}}, None),
+        ({"dataset": {"name": "shapes", "benchmark": {"held_out": 2}}}, None),
+        ({"recipe": {"lr": 0.1, "size": 65}}, "recipe.size=97, not recipe.size=65"),
     ],
 )
 def test_a_training_with_other_settings_is_left_alone(out: Path, change: dict[str, Any], words: str | None) -> None:

@@ -161,7 +161,7 @@ class Backbone(nn.Module, ABC):
         for name in names:
             if name not in self.outputs:
                 known = ", ".join(self.outputs)
-                raise ConfigError(f"{setting}={name}, but {self.label} has no such output: choose of {known}")
+                raise ConfigError(f"{setting}={name}, but {self.label} has no such output: choose one of {known}")
         return names
 
     def smallest_grid(self, size: int) -> int:

@@ -38,7 +38,8 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     Attributes:
         name: of the method, in configurations and checkpoints.
         trains: whether there is anything to learn before it is used.
-        adapts: whether it needs gradients at test time.
+        adapts: whether it fits something to each support set at test time. Such sets are kept, and it gets tensors that
+            gradients can be taken from.
         joint: whether `compare` takes all classes of an episode together. Otherwise N classes are N comparisons, which
             `merge_ways` brings together.
         least_batch: episodes on a device that a training step needs.

@@ -23,6 +23,8 @@ from sd_aanet.training import TRAINED
 Config = dict[str, Any]
 FREE = ("strategy", "logger", *named("free"))
 """Settings and groups on which a result does not depend, but for the number of devices."""
+FILLING = re.compile(r"(recipe\.(?!(test_)?size$)|dataset\.benchmark\.)")
+"""Keys whose values show in the settings that they fill; a recipe's sizes do not, where `size` is null."""
 
 
 def job_name(fold: object, shot: object, seed: object, overrides: Sequence[str]) -> str:
@@ -97,11 +99,11 @@ def _check_same(saved: Any, given: Config, out: Path) -> None:
 
 
 def _matters(config: Config) -> Config:
-    """The settings that a result depends on, by their whole keys; a data set's recipe shows in those it fills."""
+    """The settings that a result depends on, by their whole keys."""
     devices = config.get("strategy", {}).get("devices")
     number = {"strategy.devices": len(devices) if isinstance(devices, list) else devices}
     rest = {key: value for key, value in config.items() if key not in FREE}
-    return {key: value for key, value in flat(rest) if not key.startswith("dataset.recipe.")} | number
+    return {key: value for key, value in flat(rest) if not FILLING.match(key)} | number
 
 
 @contextmanager
