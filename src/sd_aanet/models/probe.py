@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import FewShotMethod
 from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import resize, share_of
+from sd_aanet.rules import SWITCH, number, whole
 
 BIAS = 3.0
 """The constant beside the features, whose weight makes the bias: so it is held back nine times less than the weights.
@@ -72,6 +73,7 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
     """
 
     name = "probe"
+    rules: ClassVar = {"normalise": SWITCH, "balance": number(0.75), "l2": number(1.0), "cells": whole(1, 20000)}
     trains = False
     adapts = True
 
