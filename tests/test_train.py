@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
-from commands import TINY, Done, episode_rows, metrics, ran, refused, run
+from commands import EVALUATION, TINY, Done, episode_rows, metrics, ran, refused, run
 from data.fake_folder import make_folder
 from data.fake_fss import make_fss
 from data.fake_voc import make_voc
@@ -84,7 +85,9 @@ def test_the_summary_names_files_that_exist_and_commands_that_work(trained: tupl
     folder, done = trained
     working = folder.parents[3]
     named = [
-        line.split()[1] for line in done.out.splitlines() if line.startswith(("checkpoint ", "curves ", "epi", "fig"))
+        line.split()[1]
+        for line in done.out.splitlines()
+        if line.startswith(("checkpoint ", "curves ", "epi", "scores "))
     ]
     assert len(named) == 4
     assert all((working / name).is_file() for name in named)
@@ -161,6 +164,75 @@ def test_pascal_layout_trains_with_workers(tmp_path: Path) -> None:
     assert f"dataset=pascal5i dataset.root={root} fold=0 shot=5" in done.out
     names = json.loads(Path("runs/latest/result.json").read_text())["classes"]
     assert list(names) == ["aeroplane", "bicycle", "bird", "boat", "bottle"]
+
+
+def test_one_size_is_meant_everywhere(tmp_path: Path) -> None:
+    """What is asked for is what is trained, validated and scored at; the recipe's where nothing is."""
+    root = make_voc(tmp_path / "voc")
+    few = ("batch_size=2", "steps=1", "val_every=1", "val_episodes=2", "test_episodes=2", "seeds=1", "workers=0")
+    some = ("strategy=cpu", "backbone=resnet18", "model.channels=8", "precision=32-true", "augment=none")
+    sizes = {
+        "size=49": (49, 49),
+        "size=49 test_size=65": (49, 65),
+        "test_size=33": (41, 33),
+        "": (41, 57),
+    }
+    for number, (given, expected) in enumerate(sizes.items()):
+        recipe = ("recipe.size=41", "recipe.test_size=57", *given.split(), f"out={number}")
+        ran("train", "dataset=pascal5i", f"dataset.root={root}", *some, *few, *recipe)
+        result = json.loads(Path(f"{number}/result.json").read_text())
+        assert (result["training"]["size"], result["protocol"]["size"]) == expected
+        assert load_trained(f"{number}/checkpoints/best.ckpt").preprocess.size == expected[1]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_other_optimizers_train(name: str) -> None:
+    ran("train", *SHORT, f"optimizer={name}", "out=run")
+    config = OmegaConf.load("run/config.yaml")
+    assert (config.optimizer.name, config.lr) == (name, config.optimizer.lr)
+    rates = [row["train/lr"] for row in metrics(Path("run")) if "train/lr" in row]
+    assert rates == pytest.approx([config.lr * (1 - step / 4) ** config.optimizer.power for step in range(4)])
+    (state,) = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+    assert {"exp_avg", "exp_avg_sq"} <= set(next(iter(state["state"].values())))
+
+
+# What is no number
+
+
+def finite(folder: Path) -> bool:
+    return all(torch.isfinite(value).all() for name in ("best", "last") for value in weights(folder, name).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("steps=4", ("the loss is not finite at step 1 (main ", "episodes 2, 3 of epoch 0", "smaller lr")),
+        ("steps=2 val_every=1", ("predictions of the validation after step 1 are not finite", "smaller lr")),
+    ],
+)
+def test_a_rate_that_is_too_large_stops_in_one_line(settings: str, words: tuple[str, ...]) -> None:
+    refused(run("train", *SHORT, "lr=1e30", *settings.split(), "out=run"), *words)
+    assert Path("run/config.yaml").is_file()
+    assert not Path("run/checkpoints").exists(), "nothing good was there to be kept"
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_the_last_good_checkpoint_stays(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step whose gradients overflow shows in the next loss, or at the end of its epoch."""
+    original = FewShotModule.training_step
+
+    def overflows(self: FewShotModule, *batch: Any) -> Any:
+        loss = original(self, *batch)
+        return loss * float("inf") if self.trainer.global_step == step else loss
+
+    monkeypatch.setattr(FewShotModule, "training_step", overflows)
+    words = {2: "the loss is not finite at step 3 ", 3: "is not finite after step 4"}
+    refused(run("train", *TINY, "out=run"), words[step], "smaller lr")
+    kept = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2
+    assert finite(Path("run"))
+    assert not Path("run/result.json").exists()
+    ran("evaluate", *EVALUATION, "checkpoint=run/checkpoints/best.ckpt", "out=evaluated")
 
 
 # What repeats

@@ -26,9 +26,9 @@ def run(config: Mapping[str, Any]) -> Path:
     """Segment every query from the supports and write, at each query's own size, what was found.
 
     For a query `dog.jpg`: `dog_mask.png` (indices 0 and 1, with a palette), `dog_overlay.png` and, where the method has
-    a map to look at (see `Segmentation.attention`), `dog_attention.png`. `supports.png` shows the supports as they were understood. Before the first file is
-    written all settings and supports are checked, and of the queries what shows without decoding them; each is decoded
-    once, in its turn.
+    a map to look at (see `Segmentation.attention`), `dog_attention.png`. `supports.png` shows the supports as they were
+    understood. Before the first file is written all settings and supports are checked, and of the queries what shows
+    without decoding them; each is decoded once, in its turn.
 
     Args:
         config: `checkpoint`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;

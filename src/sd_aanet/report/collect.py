@@ -249,10 +249,11 @@ def read_episodes(run: Run) -> Episodes | None:
     except (OSError, ValueError, KeyError, csv.Error) as error:
         what = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
-    if len(counts["union"]) != run.result["episodes"]:
+    way = run.protocol.get("way", 1)  # each class of an episode has a row
+    if len(counts["union"]) != run.result["episodes"] * way:
         raise DataError(
-            f"'{path}' holds {len(counts['union'])} episodes, expected the {run.result['episodes']} of result.json "
-            f"beside it: {AGAIN}"
+            f"'{path}' holds {len(counts['union']) / way:g} episodes, expected the {run.result['episodes']} of "
+            f"result.json beside it: {AGAIN}"
         )
     area = counts["union"] + counts["background_intersection"]
     seed, class_id, intersection, union, true = (

@@ -19,6 +19,8 @@ from sd_aanet.metrics import FewShotIoU
 from sd_aanet.models import build_method
 from sd_aanet.training.optimizers import build_optimizer
 
+REMEDY = "set a smaller lr, gradient_clip=1, or precision=32-true"
+
 
 class FewShotModule(pl.LightningModule):
     """A few-shot method in training and validation; from primitives only: its checkpoints are safe to load.
@@ -50,6 +52,7 @@ class FewShotModule(pl.LightningModule):
         self.optimizer = optimizer
         self.comparer = Comparer(self.method)
         self.val_metric = FewShotIoU(classes)
+        self._val_finite: list[Tensor] = []  # one a batch, looked at once, at the end
 
     def cache_features(self, gigabytes: float, folder: str | None, preprocess: Preprocess) -> None:
         """From now on keep backbone features: up to so many gigabytes in memory, or all in a folder.
@@ -74,11 +77,10 @@ class FewShotModule(pl.LightningModule):
         weights = self.method.loss_weights
         total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         if not torch.isfinite(total.detach()):
-            shown = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
+            shown = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
             raise TrainingError(
                 f"the loss is not finite at step {self.trainer.global_step} ({shown}), episodes "
-                f"{', '.join(map(str, episode.index.tolist()))} of epoch {self.current_epoch}: set a smaller lr, "
-                "gradient_clip=1, or precision=32-true"
+                f"{', '.join(map(str, episode.index.tolist()))} of epoch {self.current_epoch}: {REMEDY}"
             )
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         logged = {f"train/{name}": term.detach() for name, term in ({"total": total} | terms).items()}
@@ -86,12 +88,34 @@ class FewShotModule(pl.LightningModule):
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total
 
+    def on_train_batch_end(self, outputs: Any, batch: Episode, batch_index: int) -> None:
+        """At the end of an epoch, when checkpoints are due, refuse weights that are not finite.
+
+        Raises:
+            TrainingError: they are not, with the step.
+        """
+        if self.trainer.is_last_batch:
+            for name, value in self.method.state_dict().items():
+                if not torch.isfinite(value).all():
+                    raise TrainingError(f"{name} is not finite after step {self.trainer.global_step}: {REMEDY}")
+
     def validation_step(self, episode: Episode, batch_index: int) -> None:
         """Count the hits of a batch."""
-        self.val_metric.update(self.predict(episode), episode.query_mask, episode.class_id)
+        scores = self.comparer.scores(self(episode), episode.ways)
+        self._val_finite.append(torch.isfinite(scores).all())
+        self.val_metric.update(scores.argmax(1), episode.query_mask, episode.class_id)
 
     def on_validation_epoch_end(self) -> None:
-        """Log mIoU and FB-IoU over all validation episodes."""
+        """Log mIoU and FB-IoU over all validation episodes.
+
+        Raises:
+            TrainingError: a prediction was not finite, whose mIoU would be that of background everywhere.
+        """
+        finite = all(self._val_finite)
+        self._val_finite.clear()
+        if not finite:
+            step = self.trainer.global_step
+            raise TrainingError(f"predictions of the validation after step {step} are not finite: {REMEDY}")
         values = self.val_metric.compute()
         for name, value in values.items():
             self.log(f"val/{name}", value.float(), prog_bar=name == "miou")

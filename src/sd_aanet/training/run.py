@@ -279,7 +279,7 @@ def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
         "checkpoint": checkpoint,
         "curves": out / "curves.png",
         "episodes": out / "episodes.png",
-        "figures": out / "result.json",
+        "scores": out / "result.json",
     }
     print("\n" + "\n".join(f"{name:<12}{short(path)}" for name, path in rows.items() if path.is_file()))
     if config.get("sweep") is not None:
@@ -287,10 +287,11 @@ def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
     root = config["dataset"].get("root")
     data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
     command, fold = program(), config["fold"]
-    another = f"{command} train {data} fold={(fold + 1) % folds} (other novel classes); " if folds > 1 else ""
+    ways = f" way={config['way']}" if config["way"] > 1 else ""
+    another = f"{command} train {data} fold={(fold + 1) % folds}{ways} (other novel classes); " if folds > 1 else ""
     print(
         "\nnext:\n"
-        f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold} shot=5\n"
+        f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold}{ways} shot=5\n"
         f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
         f"  {another}{command} train --help (all settings)"
     )
