@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from networks import rough
 from sd_aanet.backbones import build_backbone
 from sd_aanet.backbones.base import Backbone
-from sd_aanet.backbones.weights import TORCHVISION, load_backbone_weights, read_int8, safe_load, stride_of
+from sd_aanet.backbones.int8 import read_int8, stride_of
+from sd_aanet.backbones.weights import TORCHVISION, load_backbone_weights, safe_load
 from sd_aanet.checkpoint import Trained, save_trained
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sd_aanet.errors import ConfigError
-from sd_aanet.training.optimizers import OPTIMIZERS, build_optimizer
+from sd_aanet.training.optimizers import build_optimizer
 
 
 def made(**settings: Any) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -23,7 +23,6 @@ def made(**settings: Any) -> tuple[torch.optim.Optimizer, torch.optim.lr_schedul
     ],
 )
 def test_an_optimizer_has_its_settings(name: str, kind: type[torch.optim.Optimizer], settings: dict[str, Any]) -> None:
-    assert name in OPTIMIZERS
     given = {
         key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
     }  # as YAML has them
@@ -35,7 +34,7 @@ def test_an_optimizer_has_its_settings(name: str, kind: type[torch.optim.Optimiz
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_the_rate_falls_as_a_polynomial(name: str, power: float) -> None:
     optimizer, schedule = made(name=name, power=power)
     rates = []
