@@ -132,8 +132,8 @@ def test_other_outputs_may_be_chosen() -> None:
     assert outline("resnet18", high="stage4").before_high == "stage3"
     assert outline("resnet18").mid == ("stage3", "stage2")
     for setting, message in {
-        "mid": r"^backbone.mid=stage9, but ResNet-18 has no such output: choose of stage1.0, .*, stage4$",
-        "high": r"^backbone.high=stage9, but ResNet-18 has no such output: choose of [^\n]*$",
+        "mid": r"^backbone.mid=stage9, but ResNet-18 has no such output: choose one of stage1.0, .*, stage4$",
+        "high": r"^backbone.high=stage9, but ResNet-18 has no such output: choose one of [^\n]*$",
     }.items():
         with pytest.raises(ConfigError, match=message):
             outline("resnet18", **{setting: ["stage9"] if setting == "mid" else "stage9"})

@@ -22,7 +22,8 @@ from sd_aanet.backbones.weights import safe_load
 from sd_aanet.building import build_network, sizes
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
+from sd_aanet.data.episode_lists import write_list
+from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError, TrainingError
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
@@ -40,6 +41,8 @@ from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+NOT_FINITE = "not_finite.json"
+"""In a run's folder: the episodes of the batch whose loss was no number."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -108,7 +111,9 @@ def _train(
 
     def worth_keeping() -> bool:
         begun = trainer.global_step > 0 or (out / "checkpoints").exists()  # the latter for ddp_spawn's processes
-        return begun or not trainer.is_global_zero  # of several processes, the first one decides
+        return (
+            begun or (out / NOT_FINITE).exists() or not trainer.is_global_zero
+        )  # of several processes, the first one decides
 
     with results_in(out, worth_keeping):
         if trainer.is_global_zero:
@@ -116,6 +121,14 @@ def _train(
                 OmegaConf.save(OmegaConf.create(config), path)
         try:
             trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+        except TrainingError as error:
+            assert data.train_data is not None
+            specs = [data.train_data.spec(index, epoch) for epoch, index in error.places]
+            if specs:
+                about = {"dataset": data.source("train").name, "split": "train", "step": trainer.global_step}
+                write_list(out / NOT_FINITE, data.source("train"), specs, about)
+                raise TrainingError(f"{error}; the episodes are in {short(out / NOT_FINITE)}") from error
+            raise
         except ProcessRaisedException as error:  # ddp_spawn: a process of its own, and its traceback as text
             kind, _, line = str(error).strip().splitlines()[-1].partition(": ")
             if kind.startswith("sd_aanet.errors."):
