@@ -23,16 +23,20 @@ Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-RECIPE = (
-    *("lr", "batch_size", "momentum", "weight_decay", "power", "gradient_clip", "early_stopping"),
-    *("model.loss.alpha", "model.loss.beta", "model.loss.auxiliary", "model.loss.temperature"),
-    *("model.loss.detach_teacher", "model.loss.teacher"),
-)
+RECIPE = ("lr", "batch_size", "optimizer", "gradient_clip", "early_stopping")
 """What a training's config.yaml has that sets it apart from others and that its result does not name."""
-NEEDED = ("checkpoint", "episodes", "precision", "seconds", "versions")
-NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed")
+NEEDED = ("checkpoint", "episodes", "precision", "seconds", "trains", "versions")
+NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed", "way")
 """What a result has beside its scores, its network and its training."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
+
+
+def flat(settings: Settings, prefix: str = "") -> Settings:
+    """Settings within settings by names with a dot, as the command line has them."""
+    found: Settings = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
 
 
 def fold_name(fold: int) -> str:
@@ -110,6 +114,16 @@ class Run:
     def network(self) -> Settings:
         """What the network was built from."""
         return dict(self.result["network"])
+
+    @property
+    def label(self) -> str:
+        """What the method calls itself, its variant and its ablations in it."""
+        return str(self.result["label"])
+
+    @property
+    def backbone(self) -> str:
+        """What its backbone calls itself."""
+        return str(self.result["backbone"])
 
     @property
     def training(self) -> Settings:
@@ -192,7 +206,7 @@ def read_run(path: Path, root: Path) -> Run:
         run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
         known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
         known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
-        known += [run.network["method"], run.network["backbone"]]
+        known += [run.label, run.backbone, flat(run.network)]
         known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
         if run.fold < 0 and run.protocol["fold"] is not None:
             raise ValueError(f"fold {run.fold}")
@@ -219,12 +233,12 @@ def _recipe(path: Path, result: Settings) -> Settings:
     for config in (place / "config.yaml" for place in places):
         if config.is_file():
             try:
-                saved = OmegaConf.load(config)
-                found = {key: OmegaConf.select(saved, key) for key in RECIPE}
+                saved: Any = OmegaConf.to_container(OmegaConf.load(config))
+                found = flat({key: saved.get(key) for key in RECIPE})
             except Exception as error:  # the system's, YAML's or OmegaConf's
                 line = " ".join(str(error).split())
                 raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
-            return {key: value for key, value in found.items() if value is not None}
+            return {key: value for key, value in found.items() if value is not None and key != "optimizer.lr"}
     return {}
 
 
@@ -255,10 +269,10 @@ def read_episodes(run: Run) -> Episodes | None:
     except (OSError, ValueError, KeyError, csv.Error) as error:
         what = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
-    if len(counts["union"]) != run.result["episodes"]:
+    expected = run.result["episodes"] * int(run.protocol["way"])  # a row an episode and class
+    if len(counts["union"]) != expected:
         raise DataError(
-            f"'{path}' holds {len(counts['union'])} episodes, expected the {run.result['episodes']} of result.json "
-            f"beside it: {AGAIN}"
+            f"'{path}' holds {len(counts['union'])} rows, expected the {expected} of result.json beside it: {AGAIN}"
         )
     area = counts["union"] + counts["background_intersection"]
     seed, class_id, intersection, union, true = (
