@@ -73,7 +73,11 @@ def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
                 panel.plot(steps, mean, color=colour, linestyle=_line(known, name), label=label)
                 panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         tiny = ", ".join(name.removeprefix(PREFIX) for name in names)
-        panel.set(title=f"{title}\n{tiny}" if place else title, xlabel="step", ylabel="loss before its weight" if place else "loss")
+        panel.set(
+            title=f"{title}\n{tiny}" if place else title,
+            xlabel="step",
+            ylabel="loss before its weight" if place else "loss",
+        )
         panel.set_ylim(bottom=0)
     handles = {
         label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
