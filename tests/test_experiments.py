@@ -21,7 +21,7 @@ SMALL = (
 
 
 def weights_of(backbone: str, folder: Path) -> Path:
-    """A file of weights, for a frozen backbone without a download; its residual blocks add little, else maps overflow."""
+    """A file of weights, for a frozen backbone without a download, whose residual blocks add too little to overflow."""
     torch.manual_seed(0)
     state = build_backbone(backbone).state_dict()
     for name, value in state.items():
