@@ -47,20 +47,35 @@ def test_the_groups_hold_what_the_readme_names() -> None:
     assert {"resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn"} <= set(BACKBONES)
 
 
-@pytest.mark.parametrize(("dataset", "model"), list(itertools.product(DATASETS, MODELS)))
-def test_every_recipe_composes_and_fits_the_code(dataset: str, model: str) -> None:
-    for backbone in BACKBONES:
-        root = [] if dataset == "shapes" else ["dataset.root=some"]
-        config = composed("train", f"dataset={dataset}", f"model={model}", f"backbone={backbone}", *root)
-        check_settings("train", config)
-        assert config["dataset"]["name"] == dataset
-        assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
-        assert config["model"].get("channels", config["recipe"]["channels"]) == config["recipe"]["channels"]
-        with torch.device("meta"):
-            method = build_method(**network_arguments(config["backbone"], config["model"]))
-        assert config["model"]["method"] == method.name
-        for size in sizes(config, method.backbone.grid):
-            method.backbone.grid.check(size)
+@pytest.mark.parametrize(("model", "backbone"), list(itertools.product(MODELS, BACKBONES)))
+def test_every_method_is_made_of_every_backbone(model: str, backbone: str) -> None:
+    config = composed("train", f"model={model}", f"backbone={backbone}")
+    check_settings("train", config)
+    with torch.device("meta"):
+        method = build_method(**network_arguments(config["backbone"], config["model"]))
+    assert config["model"]["method"] == method.name
+    assert method.label
+    assert method.backbone.label
+    for size in sizes(config, method.backbone.grid):
+        method.backbone.grid.check(size)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_data_set_composes_with_its_recipe(dataset: str) -> None:
+    config = composed("train", f"dataset={dataset}", *([] if dataset == "shapes" else ["dataset.root=some"]))
+    check_settings("train", config)
+    assert config["dataset"]["name"] == dataset
+    assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
+    recipe = config["recipe"]
+    assert [config[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")] == [
+        recipe[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")
+    ]
+    assert [config["model"][key] for key in ("channels", "init", "dropout")] == [
+        recipe[key] for key in ("channels", "init", "dropout")
+    ]
+    assert [config[key] for key in ("held_out", "min_object_pixels")] == [
+        config["dataset"]["benchmark"][key] for key in ("held_out", "min_object_pixels")
+    ]
 
 
 def test_every_method_has_a_file_of_its_own() -> None:
