@@ -1,6 +1,7 @@
 """conf/: every choice composes, fits the code, and explains each of its keys."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from sd_aanet.backbones import backbone_rules
 from sd_aanet.building import network_arguments, sizes
 from sd_aanet.composition import config_folder
 from sd_aanet.data.datamodule import NAMESPACE
+from sd_aanet.errors import ConfigError
 from sd_aanet.models import build_method, find_method, methods
 from sd_aanet.rules import Rule, check
-from sd_aanet.settings import RULES
+from sd_aanet.settings import RULES, flat
 from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
 from sd_aanet.training.optimizers import build_optimizer
 
@@ -26,6 +28,10 @@ GROUPS = {
     folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in sorted(CONF.iterdir()) if folder.is_dir()
 }
 DATASETS, BACKBONES, MODELS = GROUPS["dataset"], GROUPS["backbone"], GROUPS["model"]
+
+
+THREE_STRIDES = re.compile("resnet|efficientnet|dinov3_convnext")
+"""The backbones that HSNet can look at."""
 
 
 def composed(command: str, *overrides: str) -> dict[str, Any]:
@@ -52,20 +58,40 @@ def test_the_groups_hold_what_the_readme_names() -> None:
     assert {"resnet18", "resnet34", "resnet50", "resnet101", "vgg16_bn"} <= set(BACKBONES)
 
 
-@pytest.mark.parametrize(("dataset", "model"), list(itertools.product(DATASETS, MODELS)))
-def test_every_recipe_composes_and_fits_the_code(dataset: str, model: str) -> None:
-    for backbone in BACKBONES:
-        root = [] if dataset == "shapes" else ["dataset.root=some"]
-        config = composed("train", f"dataset={dataset}", f"model={model}", f"backbone={backbone}", *root)
-        check(config, rules_of(config))
-        assert config["dataset"]["name"] == dataset
-        assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
-        assert config["model"].get("channels", config["recipe"]["channels"]) == config["recipe"]["channels"]
-        with torch.device("meta"):
-            method = build_method(**network_arguments(config["backbone"], config["model"]))
-        assert config["model"]["method"] == method.name
-        for size in sizes(config, method.backbone.grid):
-            method.backbone.grid.check(size)
+@pytest.mark.parametrize(("model", "backbone"), list(itertools.product(MODELS, BACKBONES)))
+def test_every_method_is_made_of_every_backbone(model: str, backbone: str) -> None:
+    config = composed("train", f"model={model}", f"backbone={backbone}")
+    check(config, rules_of(config))
+    with torch.device("meta"):
+        arguments = network_arguments(config["backbone"], config["model"])
+        if model == "hsnet" and not THREE_STRIDES.match(backbone):
+            with pytest.raises(ConfigError, match="8, 16 and 32"):
+                build_method(**arguments)
+            return
+        method = build_method(**arguments)
+    assert config["model"]["method"] == method.name
+    assert method.label
+    assert method.backbone.label
+    for size in sizes(config, method.backbone.grid):
+        method.backbone.grid.check(size)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_data_set_composes_with_its_recipe(dataset: str) -> None:
+    config = composed("train", f"dataset={dataset}", *([] if dataset == "shapes" else ["dataset.root=some"]))
+    check(config, rules_of(config))
+    assert config["dataset"]["name"] == dataset
+    assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
+    recipe = config["recipe"]
+    assert [config[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")] == [
+        recipe[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")
+    ]
+    assert [config["model"][key] for key in ("channels", "init", "dropout")] == [
+        recipe[key] for key in ("channels", "init", "dropout")
+    ]
+    assert [config[key] for key in ("held_out", "min_object_pixels")] == [
+        config["dataset"]["benchmark"][key] for key in ("held_out", "min_object_pixels")
+    ]
 
 
 def test_every_method_has_a_file_of_its_own() -> None:
@@ -118,7 +144,7 @@ EXPERIMENTS = {
 
 
 def test_every_experiment_is_a_recipe_whole() -> None:
-    assert set(GROUPS["experiment"]) == set(EXPERIMENTS)
+    assert set(GROUPS["experiment"]) == {*EXPERIMENTS, "hsnet_pascal5i_resnet50"}
     for name, expected in EXPERIMENTS.items():
         config = composed("train", f"experiment={name}", "dataset.root=some", "fold=2")
         check(config, rules_of(config))
@@ -136,6 +162,13 @@ def test_every_experiment_is_a_recipe_whole() -> None:
         assert config["model"]["bins"] == bins
         assert config["test_episodes"] == (4000 if name == "coco20i_resnet101" else 1000)
         assert config["fold"] == 2
+
+
+def test_hsnet_s_experiment_is_its_published_recipe() -> None:
+    config = composed("train", "experiment=hsnet_pascal5i_resnet50", "dataset.root=some")
+    assert (config["model"]["method"], config["optimizer"]["name"], config["lr"]) == ("hsnet", "adam", 0.001)
+    assert [config["recipe"][key] for key in ("size", "test_size")] == [400, 400]
+    assert [config[key] for key in ("batch_size", "augment", "resolution")] == [20, "none", "squashed"]
 
 
 def test_predict_composes() -> None:
@@ -208,9 +241,6 @@ SHOWN = ("recipe.", "protocol.", "dataset.benchmark.", "optimizer.lr")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_number_has_a_rule(command: str) -> None:
     for config in choices(command):
-        found = {
-            key
-            for key in keys(config)
-            if isinstance(OmegaConf.select(OmegaConf.create(config), key), int | float) and not key.startswith(SHOWN)
-        }
+        numbers = (key for key, value in flat(config) if isinstance(value, int | float))
+        found = {key for key in numbers if not key.startswith(SHOWN)}
         assert found <= set(rules_of(config))

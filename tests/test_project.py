@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import sd_aanet
+from sd_aanet import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED_TARGETS = {"help", "install", "train", "evaluate", "test", "test-all", "lint", "format", "typecheck"}
@@ -97,6 +100,50 @@ def test_version_is_the_same_everywhere() -> None:
     assert citation is not None
     assert newest is not None
     assert citation[1] == newest[0] == sd_aanet.__version__
+
+
+# imports
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def modules() -> dict[str, set[str]]:
+    """Every module of the package, and what it imports; but for the commands of one method, which live with it."""
+    package = ROOT / "src/sd_aanet"
+    names = {".".join(("sd_aanet", *p.relative_to(package).with_suffix("").parts)): p for p in package.rglob("*.py")}
+    commands = {module for module, _ in cli.PLAIN.values() if module.startswith("sd_aanet.models.")}
+    return {name: imports(path) for name, path in names.items() if name not in commands}
+
+
+def test_imports_run_one_way() -> None:
+    """Between folders, and files that stand beside them, there is no circle, and nothing imports the command line."""
+    rooms: dict[str, set[str]] = {}
+    for name, found in modules().items():
+        if name == "sd_aanet.__init__":
+            continue
+        room = name.split(".")[1]
+        ours = {other.split(".")[1] for other in found if other.startswith("sd_aanet.")}
+        rooms.setdefault(room, set()).update(ours - {room, "__version__"})
+    assert {room for room, needed in rooms.items() if "cli" in needed} == {"__main__"}
+    assert len([*TopologicalSorter(rooms).static_order()]) >= len(rooms)
+
+
+def test_methods_and_backbones_are_pure_torch() -> None:
+    for name, found in modules().items():
+        if name.startswith(("sd_aanet.models.", "sd_aanet.backbones.", "sd_aanet.episode")):
+            others = {other.split(".")[0] for other in found}
+            assert not others & {"pytorch_lightning", "hydra", "omegaconf"}, name
+            rooms = {other.split(".")[1] for other in found if other.startswith("sd_aanet.")}
+            assert not rooms & {"data", "evaluation", "training", "report", "checkpoint", "segmenter"}, name
 
 
 # tracked files
