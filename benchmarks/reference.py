@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from sd_aanet.models.functional import masked_average_pool, resize
 from sd_aanet.models.saam import BINS, AffinityExtractor
-from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.training.losses import SDAANetLoss
+from torch import Tensor
+
+from sd_aanet.models.sd_aanet import SDAANet
 
 
 def segment(network: SDAANet, query: Tensor, query_mask: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from sd_aanet.memory import GIGABYTE, FeatureMemory
 
 from benchmarks.reference import loss, segment
 from benchmarks.timing import Row, compared, of_pairs, seconds
@@ -25,7 +26,6 @@ from sd_aanet.episode import Episode
 from sd_aanet.evaluation.loading import LabelledPictures, StepDataset
 from sd_aanet.evaluation.plan import Job, plan
 from sd_aanet.evaluation.tester import EpisodeTester
-from sd_aanet.memory import GIGABYTE, FeatureMemory
 from sd_aanet.metrics import class_sums, episode_counts
 from sd_aanet.metrics import scores as figures
 from sd_aanet.models.sd_aanet import SDAANet

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from sd_aanet.weights import load_backbone_weights
 
 from sd_aanet.checkpoint import load_module
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.training.module import SDAANetModule
-from sd_aanet.weights import load_backbone_weights
 
 
 @dataclass(frozen=True)

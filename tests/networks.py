@@ -1,28 +1,58 @@
-"""Small networks and episodes for tests."""
+"""Small methods and episodes for tests."""
 
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plain import Plain
-from sd_aanet.episode import Episode
-from sd_aanet.models.published import to_published
+from sd_aanet.backbones import build_backbone
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.backbones.resnet import ResNet
+from sd_aanet.comparing import Comparer
+from sd_aanet.episode import Episode, joined_masks
+from sd_aanet.models import find_method
+from sd_aanet.models.base import Method
 from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.models.sd_aanet.published import to_published
 
 CHANNELS = 16
 BINS = (1.0, 7, 0.5, 2)
 """Scales as large as the feature map, larger and smaller."""
+SMALL: dict[str, dict[str, Any]] = {"sd_aanet": {"channels": CHANNELS, "bins": BINS, "dropout": 0.0}}
+"""Settings with which a method is quick and draws nothing; a method without such has none here."""
+OF_BACKBONE = ("trainable", "norm", "mid", "high", "stride_on", "output_stride")
 
 
-def small(seed: int = 0, dtype: torch.dtype = torch.float64, **arguments: Any) -> SDAANet:
-    """SD-AANet on a ResNet-18 with few channels, no dropout and batch norms that do something."""
+def small(
+    seed: int = 0, dtype: torch.dtype = torch.float64, backbone: str | Backbone = "resnet18", **arguments: Any
+) -> SDAANet:
+    """SD-AANet on a ResNet-18 with few channels, no dropout and batch norms that do something.
+
+    Args:
+        seed: of its weights.
+        dtype: of them.
+        backbone: its name, or itself.
+        arguments: of `build_backbone` and of `SDAANet`.
+    """
     torch.manual_seed(seed)
-    settings = {"backbone": "resnet18", "channels": CHANNELS, "bins": BINS, "dropout": 0.0} | arguments
-    network = SDAANet(**settings).to(dtype)  # type: ignore[arg-type]
+    options = {name: arguments.pop(name) for name in OF_BACKBONE if name in arguments}
+    if isinstance(backbone, str):
+        backbone = build_backbone(backbone, **options)
+    network = SDAANet(backbone, **(SMALL["sd_aanet"] | arguments)).to(dtype)
     rough(network)
     return network
+
+
+def tiny(name: str, backbone: Backbone | None = None, dtype: torch.dtype = torch.float64) -> Method:
+    """Any method by its name, over a ResNet-18 unless another is given, in eval mode."""
+    torch.manual_seed(0)
+    chosen = find_method(name)
+    method = chosen(backbone or ResNet(18, output_stride=chosen.output_stride), **SMALL.get(name, {})).to(dtype)
+    rough(method)
+    return method.eval()
 
 
 def rough(network: nn.Module) -> None:
@@ -35,11 +65,62 @@ def rough(network: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
+class Seen(list[int]):
+    """One list, whoever copies what holds it, as folding copies a backbone."""
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+
+class CountingResNet(ResNet):
+    """A ResNet that notes how many images each pass takes through it, from the pixels on."""
+
+    def __init__(self, depth: int = 18, **options: Any) -> None:
+        super().__init__(depth, **options)
+        self.seen = Seen()
+
+    def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        self.seen.append(len(images))
+        return super().run(images, wanted)
+
+
 def plain(network: SDAANet, **arguments: Any) -> Plain:
     """The plain version with the same weights."""
     state = {name: value.detach().clone() for name, value in to_published(network.state_dict(), "").items()}
-    settings = {"bins": network.decoder.bins, "training": network.training, "prior_stage": network.prior_stage}
+    stage = None if network.high is None else int(network.high.removeprefix("stage"))
+    settings = {"bins": network.decoder.bins, "training": network.training, "prior_stage": stage}
     return Plain(state, **(settings | arguments))
+
+
+def predict(method: Method, query: Tensor, support: Tensor, support_mask: Tensor) -> Any:
+    """The prediction of one-way episodes, who see no query mask: (B, 3, S, S), (B, K, 3, S, S), (B, K, S, S)."""
+    nothing = torch.full(query[:, 0].shape, 255)
+    return Comparer(method)(made(query, nothing, support, support_mask))
+
+
+def losses(
+    method: Method, query: Tensor, query_mask: Tensor, support: Tensor, support_mask: Tensor
+) -> dict[str, Tensor]:
+    """The terms of a training step, and their weighted sum as `total`."""
+    one = made(query, query_mask, support, support_mask)
+    terms = method.losses(Comparer(method)(one), one)
+    weighted = [method.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
+    return terms | {"total": torch.stack(weighted).sum()}
+
+
+def made(query: Tensor, query_mask: Tensor, support: Tensor, support_mask: Tensor) -> Episode:
+    """One-way episodes of what `inputs` gives."""
+    count, shots = support.shape[:2]
+    return Episode(
+        query=query,
+        query_mask=query_mask,
+        support=support[:, None],
+        support_mask=support_mask[:, None],
+        class_id=torch.ones(count, 1, dtype=torch.int64),
+        index=torch.arange(count),
+        query_key=("",) * count,
+        support_key=(("",) * shots,) * count,
+    )
 
 
 def inputs(
@@ -56,20 +137,41 @@ def inputs(
     return images[:, 0], masks[:, 0], images[:, 1:], masks[:, 1:]
 
 
-def episode(names: list[list[str]], classes: list[int], size: int = 33, dtype: torch.dtype = torch.float32) -> Episode:
-    """A batch of episodes: `names` of each one's query and supports; the same name and class, the same pixels."""
-    pictures = {name: inputs(1, 1, size, sum(map(ord, name)), dtype)[0][0] for row in names for name in row}
-    rows = [
-        [(inputs(1, 1, size, sum(map(ord, n)) + c)[1][0], pictures[n]) for n in row]
-        for row, c in zip(names, classes, strict=True)
+def episode(
+    names: Sequence[Sequence[str]],
+    classes: Sequence[int | tuple[int, ...]],
+    size: int = 33,
+    dtype: torch.dtype = torch.float32,
+) -> Episode:
+    """A batch of episodes; the same name and class, the same pixels.
+
+    Args:
+        names: of each one's query and supports, shots innermost.
+        classes: of each one.
+        size: S.
+        dtype: of the pictures.
+    """
+    ways = [one if isinstance(one, tuple) else (one,) for one in classes]
+    shots = (len(names[0]) - 1) // len(ways[0])
+
+    def image(name: str) -> Tensor:
+        return inputs(1, 1, size, sum(map(ord, name)), dtype)[0][0]
+
+    def mask(name: str, class_id: int) -> Tensor:
+        return inputs(1, 1, size, sum(map(ord, name)) + class_id)[1][0]
+
+    supports = [
+        [(name, row[i // shots]) for i, name in enumerate(some[1:])] for some, row in zip(names, ways, strict=True)
     ]
     return Episode(
-        query=torch.stack([row[0][1] for row in rows]),
-        query_mask=torch.stack([row[0][0] for row in rows]),
-        support=torch.stack([torch.stack([image for _, image in row[1:]]) for row in rows]),
-        support_mask=torch.stack([torch.stack([mask for mask, _ in row[1:]]) for row in rows]),
-        class_id=torch.tensor(classes),
-        index=torch.arange(len(rows)),
+        query=torch.stack([image(row[0]) for row in names]),
+        query_mask=torch.stack(
+            [joined_masks([mask(some[0], c) for c in row]) for some, row in zip(names, ways, strict=True)]
+        ),
+        support=torch.stack([torch.stack([image(n) for n, _ in row]).unflatten(0, (-1, shots)) for row in supports]),
+        support_mask=torch.stack([torch.stack([mask(*p) for p in row]).unflatten(0, (-1, shots)) for row in supports]),
+        class_id=torch.tensor(ways),
+        index=torch.arange(len(names)),
         query_key=tuple(row[0] for row in names),
         support_key=tuple(tuple(row[1:]) for row in names),
     )

@@ -13,9 +13,9 @@ from benchmarks import reference
 from benchmarks.rows import _waited, evaluation
 from benchmarks.timing import HEAD, Row, of_pairs
 from benchmarks.workload import Workload
+from sd_aanet.training.losses import SDAANetLoss
 
 from networks import inputs, small
-from sd_aanet.training.losses import SDAANetLoss
 
 
 @pytest.mark.parametrize("shot", [1, 3])
@@ -55,6 +55,7 @@ def test_rows_of_an_evaluation() -> None:
     [
         ("gpu", "--device cpu --size 33 --train-size 33 --batches 2 --ways bf16", "bf16 | 2 |"),
         ("index", "--images 40", "second start"),
+        ("backbones", "--backbones efficientnet_lite0 --sizes 33 --rounds 1", "efficientnet_lite0"),
     ],
 )
 def test_the_other_programs_run(module: str, arguments: str, words: str) -> None:

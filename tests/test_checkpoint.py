@@ -11,29 +11,42 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from networks import inputs, rough
+from networks import inputs, predict, rough
 from plain import Plain, layout
-from sd_aanet.checkpoint import export_published, import_published, load_module, save_module
+from sd_aanet.checkpoint import Trained, load_trained, save_trained
 from sd_aanet.cli import main
+from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError
-from sd_aanet.evaluation.golden import official_state
 from sd_aanet.files import written_whole
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.models import build_method
+from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.models.sd_aanet.convert import export_published, import_published
+from sd_aanet.models.sd_aanet.golden import official_state
+from sd_aanet.training.module import FewShotModule
 
-TINY: dict[str, Any] = {
-    "network": {"backbone": "resnet18", "channels": 8, "bins": (1.0, 0.5), "prior_stage": 3},
+NETWORK: dict[str, Any] = {
+    "method": "sd_aanet",
+    "backbone": {"name": "resnet18", "high": "stage3"},
+    "channels": 8,
+    "bins": (1.0, 0.5),
     "loss": {"alpha": 3.0},
-    "preprocess": {"size": 33, "resize": "squash"},
-    "classes": 5,
-    "lr": 0.5,
 }
+PREPROCESS = Preprocess(33, mean=(0.5, 0.4, 0.3))
+TRAINING: dict[str, Any] = {"dataset": "shapes", "fold": 2, "classes": {"train": ["a"], "val": None}}
 
 
-def tiny(seed: int = 0, **changes: Any) -> SDAANetModule:
+def tiny(network: dict[str, Any] = NETWORK, seed: int = 0) -> Trained:
     torch.manual_seed(seed)
-    module = SDAANetModule(**TINY | changes)
-    rough(module)
-    return module
+    method = build_method(**network)
+    rough(method)
+    return Trained(method, network, PREPROCESS, 5, TRAINING)
+
+
+def module() -> FewShotModule:
+    """The same in a training."""
+    made = FewShotModule(NETWORK, dict(vars(PREPROCESS)), 5, {"name": "sgd", "lr": 0.5}, TRAINING)
+    made.method.load_state_dict(tiny().method.state_dict())
+    return made
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -44,46 +57,49 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    module = tiny()
-    save_module(module, tmp_path / "deep" / "er" / "x.ckpt")
-    loaded = load_module(tmp_path / "deep" / "er" / "x.ckpt")
-    assert same(loaded.state_dict(), module.state_dict())
-    assert not loaded.training
-    assert loaded.hparams == module.hparams
-    assert loaded.hparams["preprocess"] == {"size": 33, "resize": "squash"}
+    trained = tiny()
+    save_trained(trained, tmp_path / "deep" / "er" / "x.ckpt")
+    loaded = load_trained(tmp_path / "deep" / "er" / "x.ckpt")
+    assert same(loaded.method.state_dict(), trained.method.state_dict())
+    assert not loaded.method.training
+    assert loaded.preprocess == PREPROCESS
+    assert (loaded.network, loaded.classes, loaded.training) == (NETWORK, 5, TRAINING)
     query, _, support, support_mask = inputs(size=33, dtype=torch.float32)
     with torch.no_grad():
-        ours, expected = (m.network(query, support, support_mask).logits for m in (loaded, module.eval()))
-    assert torch.equal(ours, expected)
+        ours, expected = (
+            predict(m, query, support, support_mask).logits for m in (loaded.method, trained.method.eval())
+        )
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_lightning_reads_it_too(tmp_path: Path) -> None:
-    module = tiny()
-    save_module(module, tmp_path / "x.ckpt")
-    loaded = SDAANetModule.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
-    assert same(loaded.state_dict(), module.state_dict())
+    save_trained(tiny(), tmp_path / "x.ckpt")
+    loaded = FewShotModule.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    assert same(loaded.method.state_dict(), tiny().method.state_dict())
 
 
 def test_checkpoints_of_a_trainer_are_read(tmp_path: Path) -> None:
-    module = tiny()
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=0,
         default_root_dir=tmp_path, enable_checkpointing=False,
     )  # fmt: skip
-    trainer.strategy.connect(module)
+    trainer.strategy.connect(module())
     trainer.save_checkpoint(tmp_path / "x.ckpt")
-    assert same(load_module(tmp_path / "x.ckpt").state_dict(), module.state_dict())
+    loaded = load_trained(tmp_path / "x.ckpt")
+    assert same(loaded.method.state_dict(), tiny().method.state_dict())
+    assert loaded.preprocess == PREPROCESS
+    assert (loaded.network, loaded.classes, loaded.training) == (NETWORK, 5, TRAINING)
 
 
 def fails(path: Path, pattern: str) -> None:
     with pytest.raises(CheckpointError, match=pattern) as error:
-        load_module(path)
+        load_trained(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
 
 
 def test_truncated_checkpoints_are_one_line(tmp_path: Path) -> None:
-    save_module(tiny(), tmp_path / "x.ckpt")
+    save_trained(tiny(), tmp_path / "x.ckpt")
     raw = (tmp_path / "x.ckpt").read_bytes()
     rng = random.Random(0)
     for end in [0, 1, len(raw) - 1, *(rng.randrange(len(raw)) for _ in range(5))]:
@@ -111,17 +127,24 @@ def test_foreign_checkpoints_are_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda c: c["state_dict"].pop("network.project_query.weight"),
-        lambda c: c["state_dict"].update({"network.strange": torch.zeros(1)}),
+        lambda c: c["state_dict"].pop("method.project_query.weight"),
+        lambda c: c["state_dict"].update({"method.strange": torch.zeros(1)}),
         lambda c: c["hyper_parameters"]["network"].update(channels=16),
-        lambda c: c["hyper_parameters"].update(unheard_of=1),
-        lambda c: c["hyper_parameters"].update(loss=None),
+        lambda c: c["hyper_parameters"]["network"].update(unheard_of=1),
+        lambda c: c["hyper_parameters"]["network"].update(method="unheard_of"),
+        lambda c: c["hyper_parameters"]["network"].update(backbone="resnet18"),
+        lambda c: c["hyper_parameters"]["network"]["backbone"].update(high="stage9"),
+        lambda c: c["hyper_parameters"]["network"].pop("backbone"),
+        lambda c: c["hyper_parameters"].update(network=3),
+        lambda c: c["hyper_parameters"].update(preprocess={"side": 33}),
+        lambda c: c["hyper_parameters"].update(preprocess=None),
+        lambda c: c["hyper_parameters"].update(classes=None),
         lambda c: c.update(state_dict=[1]),
         lambda c: c.pop("state_dict"),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_one_line(spoil: Any, tmp_path: Path) -> None:
-    save_module(tiny(), tmp_path / "x.ckpt")
+    save_trained(tiny(), tmp_path / "x.ckpt")
     checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
     spoil(checkpoint)
     torch.save(checkpoint, tmp_path / "x.ckpt")
@@ -176,22 +199,25 @@ def test_there_and_back(vgg: dict[str, Tensor], tmp_path: Path) -> None:
     wrapped = {f"module.{name}": value for name, value in vgg.items()}
     torch.save({"epoch": 200, "state_dict": wrapped, "optimizer": {"param_groups": []}}, tmp_path / "published.pth")
     assert import_published(tmp_path / "published.pth", tmp_path / "ours.ckpt") == "vgg16_bn"
-    module = load_module(tmp_path / "ours.ckpt")
-    assert module.hparams["preprocess"] == {"size": 473, "resize": "squash"}
-    assert module.hparams["classes"] == 20
-    assert module.network.decoder.bins == (60, 30, 15, 8)
+    loaded = load_trained(tmp_path / "ours.ckpt")
+    assert loaded.preprocess == Preprocess(473, "squash")
+    assert (loaded.classes, loaded.training) == (20, None)
+    assert isinstance(loaded.method, SDAANet)
+    assert loaded.method.decoder.bins == (60, 30, 15, 8)
     export_published(tmp_path / "ours.ckpt", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back.keys() == {"state_dict"}
     assert same(back["state_dict"], vgg)
     # And the network is the published one.
-    network = module.network.double()
+    network = loaded.method.double()
     network.decoder.bins = (7, 3, 2, 2)  # for speed
     query, _, support, support_mask = inputs(batch=1, shot=2, size=33)
     plain = Plain({name: value.double() for name, value in vgg.items()}, (7, 3, 2, 2))
     with torch.no_grad():
         expected = plain(query, support, support_mask)["logits"]
-        torch.testing.assert_close(network(query, support, support_mask).logits, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            predict(network, query, support, support_mask).logits, expected, rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.slow  # 47 and 66 million weights
@@ -202,9 +228,10 @@ def test_the_published_resnets(backbone: str, bins: tuple[float, ...], classes: 
     state = published(backbone)
     torch.save({"state_dict": state}, tmp_path / "published.pth")
     assert import_published(tmp_path / "published.pth", tmp_path / "ours.ckpt") == backbone
-    module = load_module(tmp_path / "ours.ckpt")
-    assert module.network.decoder.bins == bins
-    assert module.hparams["classes"] == classes
+    loaded = load_trained(tmp_path / "ours.ckpt")
+    assert isinstance(loaded.method, SDAANet)
+    assert loaded.method.decoder.bins == bins
+    assert loaded.classes == classes
     export_published(tmp_path / "ours.ckpt", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
     assert same(back, state)
@@ -254,14 +281,15 @@ def test_nothing_of_a_checkpoint_is_executed(hollow: dict[str, Tensor], tmp_path
 @pytest.mark.parametrize(
     "network",
     [
-        TINY["network"] | {"sdpm": False},
-        TINY["network"] | {"saam": False},
-        TINY["network"],  # its prior is of stage 3
-        {"method": "prototype", "backbone": "resnet18"},
+        NETWORK | {"backbone": {"name": "resnet18"}, "sdpm": False},
+        NETWORK | {"backbone": {"name": "resnet18"}, "saam": False},
+        NETWORK | {"backbone": {"name": "resnet18"}, "prior": False},
+        NETWORK,  # its prior is of stage 3
+        {"method": "prototype", "backbone": {"name": "resnet18"}},
     ],
 )
 def test_only_the_whole_network_has_a_published_form(network: dict[str, Any], tmp_path: Path) -> None:
-    save_module(tiny(network=network), tmp_path / "x.ckpt")
+    save_trained(tiny(network), tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"^checkpoint '.*x.ckpt' lacks parts of the published network: [^\n]*$"):
         export_published(tmp_path / "x.ckpt", tmp_path / "out.pth")
     assert not (tmp_path / "out.pth").exists()

@@ -142,7 +142,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(composition, "check_settings", broken)
+    monkeypatch.setattr(composition, "check", broken)
     with pytest.raises(ZeroDivisionError):
         run("train", *TINY)
 

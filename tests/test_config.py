@@ -1,19 +1,24 @@
 """conf/: every choice composes, fits the code, and explains each of its keys."""
 
 import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from sd_aanet.backbones import backbone_rules
 from sd_aanet.building import network_arguments, sizes
 from sd_aanet.composition import config_folder
 from sd_aanet.data.datamodule import NAMESPACE
-from sd_aanet.models import build_method, methods
-from sd_aanet.settings import RULES, check_settings
+from sd_aanet.models import build_method, find_method, methods
+from sd_aanet.rules import Rule, check
+from sd_aanet.settings import RULES
+from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
 from sd_aanet.training.optimizers import build_optimizer
 
 CONF = config_folder()
@@ -50,7 +55,7 @@ def test_the_groups_hold_what_the_readme_names() -> None:
 @pytest.mark.parametrize(("model", "backbone"), list(itertools.product(MODELS, BACKBONES)))
 def test_every_method_is_made_of_every_backbone(model: str, backbone: str) -> None:
     config = composed("train", f"model={model}", f"backbone={backbone}")
-    check_settings("train", config)
+    check(config, rules_of(config))
     with torch.device("meta"):
         method = build_method(**network_arguments(config["backbone"], config["model"]))
     assert config["model"]["method"] == method.name
@@ -63,10 +68,11 @@ def test_every_method_is_made_of_every_backbone(model: str, backbone: str) -> No
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_data_set_composes_with_its_recipe(dataset: str) -> None:
     config = composed("train", f"dataset={dataset}", *([] if dataset == "shapes" else ["dataset.root=some"]))
-    check_settings("train", config)
+    check(config, rules_of(config))
     assert config["dataset"]["name"] == dataset
     assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
     recipe = config["recipe"]
+    assert set(recipe) == set(composed("train")["recipe"]), "what any model may take of it"
     assert [config[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")] == [
         recipe[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")
     ]
@@ -113,7 +119,8 @@ def test_every_other_choice_composes(command: str) -> None:
     for group in set(GROUPS) & set(defaults):
         for choice in GROUPS[group]:
             root = [] if group != "dataset" or choice == "shapes" else ["dataset.root=some"]
-            check_settings(command, composed(command, f"{group}={choice}", *root))
+            config = composed(command, f"{group}={choice}", *root)
+            check(config, rules_of(config))
 
 
 BARE = ("- override", "- _self_", "- sd_aanet", "- pascal5i", "- coco20i", "defaults:")
@@ -130,7 +137,7 @@ def test_every_experiment_is_a_recipe_whole() -> None:
     assert set(GROUPS["experiment"]) == set(EXPERIMENTS)
     for name, expected in EXPERIMENTS.items():
         config = composed("train", f"experiment={name}", "dataset.root=some", "fold=2")
-        check_settings("train", config)
+        check(config, rules_of(config))
         assert (
             *(config[key]["name"] for key in ("dataset", "backbone", "protocol")),
             config["backbone"]["norm"],
@@ -174,27 +181,52 @@ def test_every_key_has_a_comment(path: Path) -> None:
         assert bare or "#" in line, line
 
 
-@pytest.mark.parametrize("command", sorted(RULES))
-def test_every_rule_is_of_a_setting_that_exists(command: str) -> None:
-    """A renamed key would leave its rule without effect."""
-    known = keys(composed(command))
-    for model in MODELS if "model" in composed(command) else ():
-        known |= keys(composed(command, f"model={model}"))
-    for dataset in DATASETS if "dataset" in composed(command) else ():
-        known |= keys(composed(command, f"dataset={dataset}", *([] if dataset == "shapes" else ["dataset.root=some"])))
-    assert known >= set(RULES[command])
+COMMANDS = ("train", "evaluate", "episodes", "check")
+
+
+def rules_of(config: dict[str, Any]) -> dict[str, Rule]:
+    """Those of everything that a configuration chooses, by whole keys."""
+    rules = dict(RULES)
+    chosen: dict[str, Mapping[str, Rule]] = {}
+    if "source" in config.get("dataset", {}):
+        chosen["dataset.source."] = get_class(config["dataset"]["source"]["_target_"]).rules
+    if "model" in config:
+        chosen["model."] = find_method(config["model"]["method"]).rules
+        chosen["backbone."] = backbone_rules(config["backbone"]["name"])
+    if "optimizer" in config:
+        chosen["optimizer."] = OPTIMIZER_RULES
+    return rules | {f"{prefix}{key}": rule for prefix, some in chosen.items() for key, rule in some.items()}
+
+
+def choices(command: str) -> Iterator[dict[str, Any]]:
+    for group in ("dataset", "model", "backbone"):
+        for choice in GROUPS[group] if group in composed(command) else ():
+            root = [] if group != "dataset" or choice == "shapes" else ["dataset.root=some"]
+            yield composed(command, f"{group}={choice}", *root)
+
+
+def test_settings_and_configurations_name_one_another() -> None:
+    """A renamed key would leave its rule and its uses without effect, a new one has to say what it may be."""
+    given = {key for command in COMMANDS for key in composed(command) if key not in GROUPS}
+    assert given == {name for name in RULES if "." not in name}
+    known = set().union(*(keys(config) for command in COMMANDS for config in choices(command)))
+    for command in COMMANDS:
+        for config in choices(command):
+            own = {key for key in rules_of(config) if "." in key and not key.startswith(("strategy.", "optimizer."))}
+            assert own - keys(config) <= {"dataset.source.folds"}, "which the benchmarks of four have not in conf/"
+    assert {key for key in RULES if "." in key} <= known
 
 
 SHOWN = ("recipe.", "protocol.", "dataset.benchmark.", "optimizer.lr")
 """What only fills settings, which have the rules."""
 
 
-@pytest.mark.parametrize("command", sorted(RULES))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_number_has_a_rule(command: str) -> None:
-    config = composed(command)
-    numbers = {
-        key
-        for key in keys(config)
-        if isinstance(OmegaConf.select(OmegaConf.create(config), key), int | float) and not key.startswith(SHOWN)
-    }
-    assert numbers <= set(RULES[command])
+    for config in choices(command):
+        found = {
+            key
+            for key in keys(config)
+            if isinstance(OmegaConf.select(OmegaConf.create(config), key), int | float) and not key.startswith(SHOWN)
+        }
+        assert found <= set(rules_of(config))

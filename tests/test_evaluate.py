@@ -11,7 +11,7 @@ from PIL import Image
 
 from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
 from data.fake_folder import make_folder
-from sd_aanet.evaluation.evaluate import TRAINING_SWITCHES
+from sd_aanet.settings import named
 
 PROTOTYPE = ("checkpoint=null", "model=prototype")
 FIGURES = ("miou", "fb_iou", "foreground_iou", "background_iou", "classes", "seeds", "episodes", "protocol", "network")
@@ -99,7 +99,7 @@ def test_a_checkpoint_tells_the_switches_of_its_training_not_the_evaluation() ->
     assert [len(at_its_end["classes"][stage]) for stage in ("train", "val", "test")] == [10, 5, 5]
     assert evaluated("checkpoint=run/checkpoints/best.ckpt", "fold=0")["protocol"] == at_its_end
     untrained = evaluated(*PROTOTYPE)["protocol"]
-    assert all(untrained[name] is None for name in TRAINING_SWITCHES)
+    assert all(untrained[name] is None for name in named("trained"))
     assert (untrained["classes"]["train"], untrained["classes"]["val"]) == (None, None)
 
 

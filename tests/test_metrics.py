@@ -12,28 +12,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sd_aanet.metrics import FewShotIoU, class_iou, episode_counts
+from sd_aanet.metrics import FewShotIoU, class_iou, confusion, episode_counts
 
 Array = NDArray[np.int64]
 CLASSES = 6
 
 
-def draw(seed: int, episodes: int) -> tuple[Array, Array, Array]:
-    """Predictions, masks with 255, and class ids that leave some classes out."""
+def draw(seed: int, episodes: int, ways: int = 1) -> tuple[Array, Array, Array]:
+    """Predictions, masks with 255, and class ids that leave some classes out: (B, N), distinct in each episode."""
     rng = np.random.default_rng(seed)
     shape = (episodes, 5, 7)
-    return rng.integers(0, 2, shape), rng.choice([0, 1, 255], shape), rng.choice([1, 3, 4], episodes)
+    classes = [rng.permutation([1, 3, 4, 6][: 3 + (ways > 3)])[:ways] for _ in range(episodes)]
+    return rng.integers(0, ways + 1, shape), rng.choice([*range(ways + 1), 255], shape), np.array(classes)
 
 
 def by_hand(prediction: Array, mask: Array, class_id: Array) -> dict[str, Any]:
-    foreground, background = {}, [0, 0]
-    for p, m, c in zip(prediction, mask, class_id, strict=True):
+    """Each class of each episode is one foreground against all else; the background is that of the whole episode."""
+    foreground: dict[int, list[int]] = {}
+    background = [0, 0]
+    for p, m, classes in zip(prediction, mask, class_id, strict=True):
         p, m = p[m != 255], m[m != 255]
-        sums = foreground.setdefault(int(c), [0, 0])
-        sums[0] += int(((p == 1) & (m == 1)).sum())
-        sums[1] += int(((p == 1) | (m == 1)).sum())
-        background[0] += int(((p == 0) & (m == 0)).sum())
-        background[1] += int(((p == 0) | (m == 0)).sum())
+        for n, c in enumerate(classes, start=1):
+            sums = foreground.setdefault(int(c), [0, 0])
+            sums[0] += int(((p == n) & (m == n)).sum())
+            sums[1] += int(((p == n) | (m == n)).sum())
+            background[0] += int(((p == 0) & (m == 0)).sum())
+            background[1] += int(((p == 0) | (m == 0)).sum())
     iou = {c: i / max(1, u) for c, (i, u) in foreground.items()}
     both = [sum(i for i, _ in foreground.values()), sum(u for _, u in foreground.values())]
     fg, bg = both[0] / max(1, both[1]), background[0] / max(1, background[1])
@@ -60,39 +64,57 @@ def check_classes(metric: FewShotIoU, expected: dict[str, Any]) -> None:
             assert np.isnan(iou)  # not 0: the class had no episode
 
 
-@given(st.integers(0, 10_000), st.lists(st.integers(1, 4), min_size=1, max_size=5))
-def test_the_figures_are_numpys_however_the_episodes_are_batched(seed: int, batches: list[int]) -> None:
-    arrays = draw(seed, sum(batches))
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(1, 3))
+def test_the_scores_are_numpys_however_the_episodes_are_batched(seed: int, batches: list[int], ways: int) -> None:
+    arrays = draw(seed, sum(batches), ways)
     metric, start = FewShotIoU(CLASSES), 0
     for size in batches:
         metric.update(*tensors(*(array[start : start + size] for array in arrays)))
         start += size
     check(metric, by_hand(*arrays))
     check_classes(metric, by_hand(*arrays))
-    assert metric.episodes.sum() == sum(batches)
+    assert metric.episodes.sum() == sum(batches) * ways
 
 
-@given(st.integers(0, 10_000), st.integers(1, 6))
-def test_counts_of_each_episode(seed: int, episodes: int) -> None:
-    prediction, mask, _ = draw(seed, episodes)
-    counts = episode_counts(*tensors(prediction, mask))
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 4))
+def test_counts_of_each_class_of_each_episode(seed: int, episodes: int, ways: int) -> None:
+    prediction, mask, _ = draw(seed, episodes, ways)
+    counts = episode_counts(*tensors(prediction, mask), ways)
     assert counts.dtype == torch.int64
-    for row, p, m in zip(counts.tolist(), prediction, mask, strict=True):
+    assert counts.shape == (episodes * ways, 5)
+    rows = iter(counts.tolist())
+    for p, m in zip(prediction, mask, strict=True):
         pairs = [(int(a), int(b)) for a, b in zip(p.flat, m.flat, strict=True) if b != 255]
-        assert row == [
-            pairs.count((1, 1)),
-            len(pairs) - pairs.count((0, 0)),
-            pairs.count((0, 0)),
-            len(pairs) - pairs.count((1, 1)),
-            int((m == 1).sum()),
-        ]
+        for n in range(1, ways + 1):
+            assert next(rows) == [
+                pairs.count((n, n)),
+                sum(n in pair for pair in pairs),
+                pairs.count((0, 0)),
+                sum(0 in pair for pair in pairs),
+                int((m == n).sum()),
+            ]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 4))
+def test_what_was_taken_for_what(seed: int, episodes: int, ways: int) -> None:
+    prediction, mask, class_id = draw(seed, episodes, ways)
+    expected = np.zeros((CLASSES + 1, CLASSES + 1), int)
+    for p, m, classes in zip(prediction, mask, class_id, strict=True):
+        ids = [0, *classes]
+        for a, b in zip(p.flat, m.flat, strict=True):
+            if b != 255:
+                expected[ids[b], ids[a]] += 1
+    ours = confusion(*tensors(prediction, mask, class_id), CLASSES)
+    assert ours.dtype == torch.int64
+    np.testing.assert_array_equal(ours.numpy(), expected)
+    assert ours.sum() == (mask != 255).sum()
 
 
 def test_a_class_is_one_sum_not_a_mean_of_episodes() -> None:
     metric = FewShotIoU(2)
     prediction = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 0, 0]]])
     mask = torch.tensor([[[1, 1, 1, 1]], [[0, 1, 0, 255]]])
-    metric.update(prediction, mask, torch.tensor([2, 2]))
+    metric.update(prediction, mask, torch.tensor([[2], [2]]))
     assert class_iou(metric.counts, metric.episodes)[2] == 4 / 6  # not (1 + 0) / 2
     assert metric.compute()["miou"] == 4 / 6
     assert metric.compute()["background_iou"] == 1 / 3
@@ -101,7 +123,7 @@ def test_a_class_is_one_sum_not_a_mean_of_episodes() -> None:
 def test_without_an_episode_nothing_is_known() -> None:
     metric = FewShotIoU(CLASSES)
     assert metric.compute()["miou"].isnan()
-    metric.update(torch.ones(1, 2, 2).long(), torch.ones(1, 2, 2).long(), torch.tensor([5]))
+    metric.update(torch.ones(1, 2, 2).long(), torch.ones(1, 2, 2).long(), torch.tensor([[5]]))
     assert metric.compute()["miou"] == 1
     metric.reset()
     assert class_iou(metric.counts, metric.episodes).isnan().all()
@@ -109,7 +131,7 @@ def test_without_an_episode_nothing_is_known() -> None:
 
 def test_an_episode_that_is_ignored_throughout_counts_nothing() -> None:
     metric = FewShotIoU(CLASSES)
-    metric.update(torch.ones(1, 2, 2).long(), torch.full((1, 2, 2), 255), torch.tensor([1]))
+    metric.update(torch.ones(1, 2, 2).long(), torch.full((1, 2, 2), 255), torch.tensor([[1]]))
     assert metric.counts.eq(0).all()
     assert metric.episodes[1] == 1
 

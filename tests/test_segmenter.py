@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,30 +11,28 @@ import torch
 from PIL import Image
 
 from examples import mask, picture, refused
-from sd_aanet.checkpoint import save_module
+from networks import SMALL, CountingResNet, predict, tiny
+from sd_aanet.checkpoint import Trained, save_trained
+from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError
+from sd_aanet.models import build_method, methods
+from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation
-from sd_aanet.training.module import SDAANetModule
 
-NETWORK = {
-    "backbone": "resnet18",
-    "channels": 16,
-    "prior_stage": 3,
-    "backbone_trainable": True,
-    "backbone_norm": "batch",
-}
+SIZE = 65
 
 
-def make_module(resize: str = "squash", **network: object) -> SDAANetModule:
+def make_trained(resize: str = "squash", high: str = "stage3", **arguments: Any) -> Trained:
     torch.manual_seed(0)
-    preprocess = {"size": 65, "resize": resize}
-    return SDAANetModule(network=NETWORK | network, loss={}, preprocess=preprocess, classes=20).eval()
+    backbone = {"name": "resnet18", "high": high, "trainable": True, "norm": "batch"}
+    network = {"method": "sd_aanet", "backbone": backbone, "channels": 16} | arguments
+    return Trained(build_method(**network).eval(), network, Preprocess(SIZE, resize), classes=20)
 
 
-def make_segmenter(resize: str = "squash", **network: object) -> FewShotSegmenter:
-    module = make_module(resize, **network)
-    return FewShotSegmenter(module.network, Preprocess(**module.hparams["preprocess"]), device="cpu")
+def make_segmenter(resize: str = "squash", **network: Any) -> FewShotSegmenter:
+    trained = make_trained(resize, **network)
+    return FewShotSegmenter(trained.method, trained.preprocess, device="cpu")
 
 
 def supports(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -50,26 +49,42 @@ def close(a: Segmentation, b: Segmentation) -> bool:
 # What it computes
 
 
+def expected(segmenter: FewShotSegmenter, query: np.ndarray, shot: int) -> np.ndarray:
+    """The probability that one forward of the method gives."""
+    preprocess, method = segmenter.preprocess, segmenter.method
+    pairs = [preprocess.resize_pair(*pair) for pair in supports(shot)]
+    with torch.no_grad():
+        prediction = predict(
+            method,
+            preprocess.image(query)[None],
+            torch.stack([preprocess.normalise(image) for image, _ in pairs])[None],
+            torch.stack([torch.from_numpy(values).long() for _, values in pairs])[None],
+        )
+        scores = Comparer(method).scores(prediction, 1)
+    return preprocess.restore(scores[0, 1], query.shape[:2]).numpy()
+
+
 @pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
 @pytest.mark.parametrize("shot", [1, 3])
-@pytest.mark.parametrize("network", [{}, {"saam": False}, {"prior_stage": 4, "sdpm": False}, {"prior": False}])
-def test_it_is_the_networks_own_forward(resize: str, shot: int, network: dict[str, object]) -> None:
+@pytest.mark.parametrize("network", [{}, {"saam": False}, {"high": "stage4", "sdpm": False}, {"prior": False}])
+def test_it_is_the_networks_own_forward(resize: str, shot: int, network: dict[str, Any]) -> None:
     segmenter = make_segmenter(resize, **network)
     query = picture(9, 130, 70)
     segmenter.remember(supports(shot))
     found = segmenter.segment(query)
-
-    preprocess = segmenter.preprocess
-    pairs = [preprocess.resize_pair(*pair) for pair in supports(shot)]
-    with torch.no_grad():
-        logits = segmenter.network(
-            preprocess.image(query)[None],
-            torch.stack([preprocess.normalise(image) for image, _ in pairs])[None],
-            torch.stack([torch.from_numpy(values).long() for _, values in pairs])[None],
-        ).logits
-    expected = preprocess.restore(logits.softmax(1)[0, 1], (130, 70)).numpy()
-    np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+    np.testing.assert_allclose(found.probability, expected(segmenter, query, shot), atol=1e-5)
     np.testing.assert_array_equal(found.mask, found.probability > 0.5)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_any_method_segments(name: str) -> None:
+    method = tiny(name, dtype=torch.float32)
+    segmenter = FewShotSegmenter(method, Preprocess(method.backbone.grid.nearest(SIZE)), device="cpu")
+    segmenter.remember(supports(2), batch=1)
+    for query in (picture(9, 130, 70), picture(4)):
+        found = segmenter.segment(query)
+        np.testing.assert_allclose(found.probability, expected(segmenter, query, 2), atol=1e-5)
+        assert found.mask.shape == query.shape[:2]
 
 
 @pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
@@ -88,10 +103,12 @@ def test_results_have_the_pictures_own_size(resize: str, size: tuple[int, int]) 
     assert found.attention.max() == pytest.approx(1, abs=1e-5)
 
 
-def test_without_saam_there_is_no_attention() -> None:
-    segmenter = make_segmenter(saam=False)
-    segmenter.remember(supports(1))
-    assert segmenter.segment(picture(3)).attention is None
+def test_what_it_looked_at() -> None:
+    """The attention of SAAM; without it the prior; without either nothing."""
+    for network, looks in (({}, True), ({"saam": False}, True), ({"saam": False, "prior": False}, False)):
+        segmenter = make_segmenter(**network)
+        segmenter.remember(supports(1))
+        assert (segmenter.segment(picture(3)).attention is not None) == looks
 
 
 def test_the_order_of_the_supports_is_nothing() -> None:
@@ -133,15 +150,13 @@ def test_what_was_remembered_stays_and_is_replaced() -> None:
     assert close(alone.segment(picture(7)), segmenter.segment(picture(7)))
 
 
-def test_supports_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = make_segmenter()
-    seen: list[int] = []
-    mid = segmenter.network.mid
-    monkeypatch.setattr(segmenter.network, "mid", lambda images: (seen.append(len(images)), mid(images))[1])
+def test_supports_are_computed_once() -> None:
+    backbone = CountingResNet()
+    segmenter = FewShotSegmenter(SDAANet(backbone, **SMALL["sd_aanet"]), Preprocess(SIZE), device="cpu")
     segmenter.remember(supports(5), batch=4)
     for i in range(3):
         segmenter.segment(picture(i))
-    assert seen == [4, 1, 1, 1, 1]
+    assert backbone.seen == [4, 1, 1, 1, 1]
 
 
 def test_a_turned_photograph_gets_a_mask_as_a_viewer_shows_it(tmp_path: Path) -> None:
@@ -177,18 +192,17 @@ def test_an_object_that_no_feature_sees_is_refused() -> None:
 
 
 def test_a_checkpoint_brings_network_and_preprocessing(tmp_path: Path) -> None:
-    module = make_module("keep_aspect")
-    save_module(module, tmp_path / "best.ckpt")
+    save_trained(make_trained("keep_aspect"), tmp_path / "best.ckpt")
     loaded = FewShotSegmenter.from_checkpoint(tmp_path / "best.ckpt", device="cpu")
     assert loaded.preprocess == Preprocess(65, "keep_aspect")
     loaded.remember(supports(1))
-    expected = make_segmenter("keep_aspect")
-    expected.remember(supports(1))
-    assert close(expected.segment(picture(5)), loaded.segment(picture(5)))
+    segmenter = make_segmenter("keep_aspect")
+    segmenter.remember(supports(1))
+    assert close(segmenter.segment(picture(5)), loaded.segment(picture(5)))
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
-    save_module(make_module(), tmp_path / "whole.ckpt")
+    save_trained(make_trained(), tmp_path / "whole.ckpt")
     data = (tmp_path / "whole.ckpt").read_bytes()
     (tmp_path / "half.ckpt").write_bytes(data[: len(data) // 2])
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.ckpt")
@@ -198,27 +212,27 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
 
 
 def test_devices_that_are_not_here() -> None:
-    network = make_module().network
+    method = make_trained().method
     with refused(ConfigError, "device=gpu", "auto, cpu or cuda"):
-        FewShotSegmenter(network, Preprocess(65), device="gpu")
+        FewShotSegmenter(method, Preprocess(65), device="gpu")
     if not torch.cuda.is_available():
         with refused(ConfigError, "device=cuda", "no CUDA"):
-            FewShotSegmenter(network, Preprocess(65), device="cuda")
+            FewShotSegmenter(method, Preprocess(65), device="cuda")
 
 
 def test_bf16_finds_what_float32_finds() -> None:
-    network, preprocess, found = make_module().network, Preprocess(65), {}
+    method, preprocess, found = make_trained().method, Preprocess(65), {}
     for precision in ("32-true", "bf16-mixed"):
-        segmenter = FewShotSegmenter(network, preprocess, "cpu", precision)
+        segmenter = FewShotSegmenter(method, preprocess, "cpu", precision)
         segmenter.remember(supports(2))
         found[precision] = segmenter.segment(picture(9)).probability
     assert 0 < np.abs(found["bf16-mixed"] - found["32-true"]).max() < 0.05
-    automatic = FewShotSegmenter(network, preprocess, "cpu", "auto").precision
+    automatic = FewShotSegmenter(method, preprocess, "cpu", "auto").precision
     assert automatic == ("bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true")
     with refused(ConfigError, "precision=64-true", "32-true, bf16-mixed or auto"):
-        FewShotSegmenter(network, preprocess, "cpu", "64-true")
+        FewShotSegmenter(method, preprocess, "cpu", "64-true")
 
 
 def test_a_size_that_is_not_8n_plus_1() -> None:
     with refused(ConfigError, "64", "65"):
-        FewShotSegmenter(make_module().network, Preprocess(64))
+        FewShotSegmenter(make_trained().method, Preprocess(64))

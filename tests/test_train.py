@@ -214,6 +214,11 @@ def test_a_rate_that_is_too_large_stops_in_one_line(settings: str, words: tuple[
     refused(run("train", *SHORT, "lr=1e30", *settings.split(), "out=run"), *words)
     assert Path("run/config.yaml").is_file()
     assert not Path("run/checkpoints").exists(), "nothing good was there to be kept"
+    saved = Path("run/not_finite.json")
+    assert saved.is_file() == ("loss" in words[0])
+    if saved.is_file():
+        batch = json.loads(saved.read_text())
+        assert (batch["step"], batch["split"], len(batch["episodes"])) == (1, "train", 2)
 
 
 @pytest.mark.parametrize("step", [2, 3])

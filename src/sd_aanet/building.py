@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from sd_aanet.backbones import backbone_rules
 from sd_aanet.backbones.base import Grid
-from sd_aanet.backbones.weights import load_backbone_weights, stride_of
-from sd_aanet.models import build_method
+from sd_aanet.backbones.int8 import stride_of
+from sd_aanet.backbones.weights import load_backbone_weights
+from sd_aanet.models import build_method, find_method
 from sd_aanet.models.base import Method
+from sd_aanet.rules import check
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -20,7 +23,12 @@ def network_arguments(backbone: Config, model: Config) -> Config:
     Args:
         backbone: conf/backbone/*.yaml.
         model: conf/model/*.yaml.
+
+    Raises:
+        ConfigError: an unknown backbone or method, or a value that breaks the rules of its settings.
     """
+    check(backbone, backbone_rules(backbone["name"]), "backbone.")
+    check(model, find_method(model["method"]).rules, "model.")
     weights = backbone["weights"]
     trainable = (weights is None) if backbone["trainable"] == "auto" else backbone["trainable"]
     norm = ("batch" if trainable else "frozen") if backbone["norm"] == "auto" else backbone["norm"]
@@ -46,7 +54,7 @@ def build_network(config: Config) -> tuple[Method, Config]:
         state = "trains with the head" if method.backbone.trainable else "does NOT train: it stays random"
         logger.info("backbone %s starts from random weights and %s", name, state)
     else:
-        logger.info("%s", load_backbone_weights(method.backbone, str(weights)))
+        logger.info("%s", load_backbone_weights(method.backbone, weights))
     return method, arguments
 
 

@@ -57,15 +57,15 @@ def load_trained(path: str | Path) -> Trained:
         network, state = dict(settings["network"]), checkpoint["state_dict"]
         method = build_method(**network)
         method.load_state_dict({n.removeprefix(METHOD): v for n, v in state.items() if n.startswith(METHOD)})
-        preprocess = Preprocess(**settings["preprocess"])
-    except (TypeError, KeyError, RuntimeError, AttributeError, SDAANetError) as error:
+        preprocess, classes = Preprocess(**settings["preprocess"]), int(settings["classes"])
+    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, SDAANetError) as error:
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"checkpoint '{path}' does not fit this version of sd-aanet: {line}; train again, or use the version that "
             "wrote it"
         ) from None
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Trained(method.eval(), network, preprocess, int(settings["classes"]), settings.get("training"))
+    return Trained(method.eval(), network, preprocess, classes, settings.get("training"))
 
 
 def save_trained(trained: Trained, path: Path) -> None:

@@ -81,7 +81,7 @@ class Comparer:
         classes: Sequence[int] = (),
         pictures: Sequence[int] | None = None,
     ) -> None:
-        """Encode examples and keep each under its name.
+        """Encode examples and keep each under its name, in place of what had it; a query is then encoded anew, too.
 
         Args:
             names: M.
@@ -96,7 +96,10 @@ class Comparer:
             features = features.select(rows)
             masked = self._masked(features, [keys[row] for row in rows] if keys else (), classes, masks)
             encoded = self.method.encode_support(features, masked, masks)
+            replaced = self._supports.keys() & names
+            self._sets = {kept: made for kept, made in self._sets.items() if replaced.isdisjoint(kept)}
             self._supports.update(zip(names, encoded.unbind(), strict=True))
+            self._sets.clear()  # of which one may have had an example of that name
 
     def forget(self) -> None:
         """Drop all examples."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.files import remove_empty
 from sd_aanet.mistakes import told_in_one_line
-from sd_aanet.settings import check_settings
+from sd_aanet.rules import check
+from sd_aanet.settings import RULES
 
 if TYPE_CHECKING:  # their imports take long
     from omegaconf import DictConfig
@@ -83,7 +84,7 @@ class Job:
         from omegaconf import OmegaConf
 
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-        check_settings(self.command, plain)
+        check(plain, RULES)
         return plain
 
     def _task(self, plain: dict[str, Any]) -> None:
@@ -143,50 +144,52 @@ def _command_line(program: str, argv: Sequence[str], own: list[str]) -> Iterator
 
 def print_help(name: str, about: str, argv: list[str]) -> None:
     """The settings of a command with their comments, as conf/ has them; for the groups' choices on the command line."""
-    from omegaconf import OmegaConf
-
     folder = config_folder()
     text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
     top, _, settings = text.partition("\n\n")
     print(f"usage: sd-aanet {name} [KEY=VALUE ...] [-m]\n\nsd-aanet {name}: {about}.")
     print("With -m, KEY=VALUE1,VALUE2 runs a job for each value.\n")
     print(settings.partition("\nhydra:")[0].strip())
-    entries = cast(list[Any], OmegaConf.to_container(OmegaConf.create(top).defaults))
-    defaults = {str(k): v for entry in entries if isinstance(entry, dict) for k, v in entry.items()}
-    groups = {group: choice for group, choice in defaults.items() if not group.startswith("override ")}
     chosen: dict[str, str] = {}
+    groups = list(_defaults(top))
+    overridden = {group.removeprefix("override ") for group, _ in groups if group.startswith("override ")}
     while groups:
-        group, choice = next(iter(groups.items()))
-        del groups[group]
+        group, choice = groups.pop(0)
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
-        if choice is None:
+        if group.startswith("override ") or not choices:
+            continue
+        if choice == "null":
             print(f"\n{group}=null  # or one of {', '.join(choices)}")
             continue
         given = [a.partition("=")[2] for a in argv if a.startswith(f"{group}=")]
-        followed = chosen.get(choice.strip("${}"), choice)  # recipe: ${dataset}
-        chosen[group] = given[-1] if given and given[-1] in choices else followed
-        lines, brought = _with_bases(folder / group, chosen[group])
-        groups = {k: v for k, v in brought.items() if f"override {k}" not in defaults} | groups
-        print(f"\n{group}={chosen[group]}  # of {', '.join(choices)}")
+        choice = given[-1] if given and given[-1] in choices else chosen.get(choice.strip("${}"), choice)
+        chosen[group] = choice
+        print(f"\n{group}={choice}  # of {', '.join(choices)}")
+        lines, brought = _with_bases(folder / group, choice)
         for line in lines:
             print(f"  {group}.{line}" if re.match(r"\w", line) else f"  {line}")
+        groups = [both for both in brought if both[0] not in overridden] + groups
 
 
-def _with_bases(folder: Path, choice: str) -> tuple[list[str], dict[str, str]]:
-    """The lines of a choice behind those that it builds on, and the choices of other groups that it brings."""
-    lines = (folder / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
-    if "defaults:" not in lines:
-        return lines, {}
-    start = lines.index("defaults:")
-    bases = [line.partition("#")[0].strip(" -") for line in lines[start + 1 :] if line.startswith("  - ")]
-    own, above, brought = lines[:start] + lines[start + 1 + len(bases) :], list[str](), dict[str, str]()
-    for base in bases:
-        if elsewhere := re.fullmatch(r"/(\w+)@\S+: (\w+)", base):
-            brought[elsewhere[1]] = elsewhere[2]
-        elif base != "_self_":
-            more, others = _with_bases(folder, base)
-            above, brought = above + more, brought | others
-    return above + own, brought
+def _defaults(text: str) -> Iterator[tuple[str, str]]:
+    """The groups of a defaults list and their choices, as written; of a base the group is empty."""
+    for group, choice in re.findall(r"^  - (?:([^:#\n]+): )?([^\s#]+)", text, re.MULTILINE):
+        if choice != "_self_":
+            yield group.partition("@")[0].removeprefix("/"), choice
+
+
+def _with_bases(folder: Path, choice: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The lines of a choice behind those of the choices that it builds on; the groups that they bring."""
+    text = (folder / f"{choice}.yaml").read_text(encoding="utf-8")
+    lines, bases, brought = re.sub(r"^defaults:\n(  - .*\n)*", "", text, flags=re.MULTILINE).splitlines(), [], []
+    for group, base in _defaults(text):
+        if group:
+            brought.append((group, base))
+        else:
+            more, also = _with_bases(folder, base)
+            bases += more
+            brought += also
+    return bases + lines, brought
 
 
 def _log_to_stdout() -> None:

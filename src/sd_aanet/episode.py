@@ -51,7 +51,9 @@ class Batch:
                 return tuple(map(mapped, value))
             if isinstance(value, Mapping):
                 return {name: mapped(inner) for name, inner in value.items()}
-            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor | Batch) else value
+            if isinstance(value, Batch):
+                return value._map(function, *args, **kwargs)
+            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
 
         return type(self)(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 

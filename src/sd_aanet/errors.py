@@ -1,5 +1,9 @@
 """Errors of a user's making: each message is one line that names the thing, its value, what was expected, the fix."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class SDAANetError(Exception):
     """Base of all errors that the command line prints as one line, leaving with exit code 2."""
@@ -28,4 +32,13 @@ class CheckpointError(SDAANetError):
 
 
 class TrainingError(SDAANetError):
-    """A training that cannot go on: its loss is no longer a number."""
+    """A training that cannot go on: its loss is no longer a number.
+
+    Args:
+        message: the line.
+        places: (epoch, index) of the episodes of the batch; none where it was no batch.
+    """
+
+    def __init__(self, message: str, places: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(message)
+        self.places = tuple(places)

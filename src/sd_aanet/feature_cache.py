@@ -108,9 +108,10 @@ class FeatureCache:
         path = self._path(key)
         if not path.is_file():
             return None
+        made = self._type(key[0])
         try:
             loaded = torch.load(path, mmap=True, weights_only=True)
-            return self._type(key[0])(**{n: tuple(v) if isinstance(v, list) else v for n, v in loaded.items()})
+            return made(**{n: tuple(v) if isinstance(v, list) else v for n, v in loaded.items()})
         except Exception:  # a damaged file is made anew; torch raises nearly anything for one
             return None
 
@@ -131,7 +132,7 @@ class FeatureCache:
         if kind not in self._types:
             weight = next(self.method.parameters())
             side = self.method.backbone.grid.least
-            features = self.method.image_features(torch.zeros(1, 3, side, side, device=weight.device))
+            features = self.method.image_features(weight.new_zeros(1, 3, side, side))
             masked: Any = self.method.masked_features(features, None)
             self._types |= {"image": type(features), "masked": type(masked)}
         return self._types[kind]
@@ -146,7 +147,8 @@ class FeatureCache:
             settings = (dtype, self.preparation, type(self.method).__name__, vars_of(self.method), self.method.backbone)
             digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
             for name, value in self.method.backbone.state_dict().items():
-                digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+                raw = value.cpu().flatten().view(torch.uint8)  # flat, for a counter has no dimension
+                digest.update(name.encode() + raw.numpy().tobytes())
             self._fingerprints[dtype] = digest.hexdigest()[:16]
         name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
         return self.folder / self._fingerprints[dtype] / key[0] / f"{name}.pt"

@@ -95,8 +95,16 @@ def make_run(
             "classes": {"train": [], "val": [], "test": list(classes.values())},
             **(protocol or {}),
         },
+        "label": f"SD-AANet ({(network or {}).get('variant', 'published')})",
+        "backbone": "ResNet-50",
         "network": {
-            **{"method": "sd_aanet", "backbone": "resnet50", "variant": "published", "sdpm": True, "saam": True},
+            **{
+                "method": "sd_aanet",
+                "backbone": {"name": "resnet50"},
+                "variant": "published",
+                "sdpm": True,
+                "saam": True,
+            },
             **{"prior": True, "dropout": 1.0, "bins": [1.0, 0.5, 0.25, 0.125]},
             **(network or {}),
         },

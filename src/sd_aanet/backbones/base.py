@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import Rule, one_of, or_null, text
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -79,6 +80,7 @@ class Backbone(nn.Module, ABC):
         grid: the sides of input that it takes.
         mean, std: of RGB in [0, 1], with which pictures are normalised.
         trainable: whether its weights train. Set by `freeze`.
+        rules: of the settings of its configuration; a subclass adds those of its own.
     """
 
     label: str
@@ -89,6 +91,10 @@ class Backbone(nn.Module, ABC):
     grid: Grid
     mean: ClassVar[RGB] = IMAGENET_MEAN
     std: ClassVar[RGB] = IMAGENET_STD
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "weights": or_null(text("torchvision://resnet50")),
+        "trainable": one_of("auto", True, False),
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,6 +208,15 @@ class Backbone(nn.Module, ABC):
         """No gradient for what a frozen backbone makes; where it trains, through all of it."""
         return nullcontext() if self.trainable else torch.no_grad()
 
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of published weights under the names that they have here, whichever way they were published."""
+        return dict(state)
+
+    def fingerprint(self) -> object:
+        """Equal as long as the weights stand still: whoever loads, moves or changes them changes this."""
+        # Inference tensors cannot be changed.
+        return tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in self.state_dict().values())
+
     def _in_parts(
         self, x: Tensor, positions: int, run: Callable[[Backbone, Tensor], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
@@ -214,8 +229,7 @@ class Backbone(nn.Module, ABC):
         """This backbone, its batch norms folded where they stand still and no gradient is asked for."""
         if self.training or torch.is_grad_enabled():
             return self
-        # Whoever loads, moves or changes weights changes one of these; inference tensors cannot be changed.
-        now = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in self.state_dict().values())
+        now = self.fingerprint()
         if self._folded is None or self._folded[0] != now:
             self._folded = now, folded(self)
         return self._folded[1]

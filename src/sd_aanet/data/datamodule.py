@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -24,34 +24,10 @@ from sd_aanet.data.sources.base import ImageSource, Split
 from sd_aanet.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RGB, Augment, Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.rules import check
+from sd_aanet.settings import RULES, named
 
 NAMESPACE = "sd_aanet.data.sources."
-SWITCHES = (
-    *(
-        "fold",
-        "way",
-        "shot",
-        "test_shot",
-        "size",
-        "test_size",
-        "resize",
-        "augment",
-        "episodes",
-        "val_episodes",
-        "test_episodes",
-    ),
-    *("seed", "test_seed", "min_object_pixels", "novel_in_train", "select_on", "held_out", "order", "ignore_boundary"),
-    *("short_classes", "episodes_file"),
-)
-"""The settings that a result depends on."""
-DIVIDING = ("arrangement", "folds", "seed", "lists", "val_share")
-"""The settings of data sets that say which classes make a fold, and which pictures a split."""
-CHOICES = {
-    "novel_in_train": ("background", "drop"),
-    "select_on": ("base", "novel", "none"),
-    "order": ("classes", "pairs"),
-    "short_classes": ("refuse", "skip"),
-}
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -217,6 +193,8 @@ class EpisodeDataModule(pl.LightningDataModule):
                     f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose "
                     "dataset=shapes, pascal5i, coco20i, fss1000 or folder"
                 )
+            kind: type[ImageSource] = get_class(target)
+            check(self.source_config, kind.rules, "dataset.source.")
             try:
                 self._sources[split] = instantiate(self.source_config, split=split, _convert_="all")
             except InstantiationException as error:
@@ -235,37 +213,21 @@ class EpisodeDataModule(pl.LightningDataModule):
         listed, own = self._listed, {}
         if listed is not None:  # what does not stand in it is not known
             classes["test"] = listed.classes
-            own = {name: listed.about[name] for name in ("order", "min_object_pixels", "short_classes")}
-            own |= {"test_seed": listed.about["seed"], "fold": None if self._others(listed) else self.fold}
+            own = {name: listed.about[name] for name in named("listed") if name not in named("column")}
+            own |= {"way": listed.way, "fold": None if self._others(listed) else self.fold, "test_seed": own["seed"]}
         return {
             "dataset": source.name,
             "folds": source.folds,
-            "source": {name: self.source_config.get(name, takes[name].default) for name in DIVIDING if name in takes},
-            **{name: getattr(self, name) for name in SWITCHES},
+            "source": {name: self.source_config.get(name, takes[name].default) for name in source.dividing},
+            **{name: getattr(self, name) for name in named("protocol")},
+            "test_seed": self.test_seed,
             **own,
             "classes": {stage: [source.classes[c - 1] for c in ids] for stage, ids in classes.items()},
         }
 
     def _check(self) -> None:
         """Refuse, before any file is read, what cannot work."""
-        for name in (
-            "way",
-            "shot",
-            "test_shot",
-            "batch_size",
-            "test_batch_size",
-            "episodes",
-            "val_episodes",
-            "test_episodes",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}, expected at least 1: set {name}=1 or more")
-        for name in ("seed", "test_seed", "workers", "min_object_pixels"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)}, expected 0 or more: set {name}=0 or more")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(choices)}: choose one")
+        check({name: getattr(self, name) for name in named("data")}, RULES)
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
     def _train(self) -> EpisodeDataset:

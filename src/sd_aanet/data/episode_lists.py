@@ -12,18 +12,11 @@ from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_out
+from sd_aanet.settings import SETTINGS
 
 FORMAT = "sd_aanet episodes 1"
 KEYS = ("class", "query", "supports")
-ABOUT = {
-    "dataset": str,
-    "fold": int,
-    "way": int,
-    "order": str,
-    "min_object_pixels": int,
-    "short_classes": str,
-    "seed": int,
-}
+ABOUT = {"dataset": str} | {s.name: type(s.rule.example) for s in SETTINGS if "listed" in s.uses}
 """What a list may say of how it was drawn, and the kind of value."""
 
 

@@ -29,7 +29,7 @@ class EpisodeSpec:
     """Which images make an episode; numbers are places in the image source.
 
     Attributes:
-        classes: N class ids, from 1; the query shows the first one, and others or not.
+        classes: N class ids, from 1; the query shows one of them, and others or not.
         query: the picture to segment.
         supports: for each class its K examples.
     """
@@ -54,7 +54,7 @@ class Episodes(Protocol):
 
 
 class EpisodeSampler:
-    """Draws episodes: N classes, a query that shows the first, and for each class K other images that show it.
+    """Draws episodes: N classes, a query that shows one, and for each class K other images that show it.
 
     An episode depends on (seed, epoch, index) alone, never on what was drawn before, by whom or in which
     order.
@@ -144,7 +144,10 @@ class EpisodeSampler:
         images = [self._images[c] for c in classes]
         query, *supports = distinct(images[0], 1 + self.shot, [] if query < 0 else [query])
         others = [distinct(some, 1 + self.shot, [query])[1:] for some in images[1:]]
-        return EpisodeSpec(tuple(classes), query, (tuple(supports), *map(tuple, others)))
+        # In an order of its own, so that nobody learns that the query shows the first one.
+        order = distinct(range(self.way), self.way, []) if self.way > 1 else [0]
+        examples = [tuple(supports), *map(tuple, others)]
+        return EpisodeSpec(tuple(classes[n] for n in order), query, tuple(examples[n] for n in order))
 
 
 class EpisodeDataset(Dataset[Episode]):

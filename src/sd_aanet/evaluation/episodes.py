@@ -7,9 +7,7 @@ from typing import Any
 
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episode_lists import write_list
-
-KEPT = ("fold", "way", "shot", "seed", "order", "min_object_pixels", "short_classes")
-"""What a list says of how it was drawn."""
+from sd_aanet.settings import data_settings, named
 
 
 def run(config: dict[str, Any]) -> Path:
@@ -23,7 +21,7 @@ def run(config: dict[str, Any]) -> Path:
     """
     data = EpisodeDataModule(
         source=dict(config["dataset"]["source"]),
-        **{name: config[name] for name in ("fold", "way", "shot", "min_object_pixels", "short_classes", "order")},
+        **data_settings(config),
         test_seed=config["seed"],
         test_episodes=config["episodes"],
         select_on="none",
@@ -32,7 +30,7 @@ def run(config: dict[str, Any]) -> Path:
     assert data.test_data is not None
     source, out = data.source("val"), Path(config["out"])
     specs = [data.test_data.spec(index) for index in range(len(data.test_data))]
-    about = {"dataset": source.name, "split": source.split, **{name: config[name] for name in KEPT}}
+    about = {"dataset": source.name, "split": source.split, **{name: config[name] for name in named("listed")}}
     digest = write_list(out, source, specs, about)
     classes = {c for spec in specs for c in spec.classes}
     print(f"written: {out}, {len(specs)} episodes of {len(classes)} classes, digest {digest[:16]}")

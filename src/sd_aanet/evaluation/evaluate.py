@@ -18,7 +18,6 @@ from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.loader import Loader
 from sd_aanet.episode import IGNORE, joined_masks
-from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation import results
 from sd_aanet.evaluation.loading import StepDataset
 from sd_aanet.evaluation.plan import ListedEpisode, plan
@@ -28,12 +27,11 @@ from sd_aanet.feature_cache import GIGABYTE
 from sd_aanet.files import written_whole
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.pictures import EpisodeRow, episode_picture
+from sd_aanet.settings import named
 from sd_aanet.trainer import Progress, affordable, build_trainer
 
 RESOLUTIONS = {"original": ("original",), "squashed": ("squashed",), "both": ("original", "squashed")}
 """What `resolution` may be -> where predictions are scored, the headline first."""
-TRAINING_SWITCHES = ("shot", "augment", "select_on", "novel_in_train", "held_out", "val_episodes")
-"""Switches of the protocol that a training has followed or not, whatever the evaluation would like."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,6 @@ class Protocol:
     seeds: int = 1
     seed: int = 0
     views: Views = field(default_factory=Views)
-
-    def __post_init__(self) -> None:
-        if self.resolution not in RESOLUTIONS:
-            raise ConfigError(f"resolution={self.resolution!r}, expected one of {', '.join(RESOLUTIONS)}: choose one")
 
 
 def evaluate(
@@ -158,7 +152,7 @@ def _switches(data: EpisodeDataModule, trained: Trained, protocol: Protocol) -> 
     return {
         "protocol": protocol.name,
         **described,
-        **{name: training.get(name) for name in TRAINING_SWITCHES},
+        **{name: training.get(name) for name in named("trained")},
         "classes": {**{stage: seen.get(stage) for stage in ("train", "val")}, "test": described["classes"]["test"]},
         "size": data.preprocess.size,
         "episodes": described["test_episodes"],

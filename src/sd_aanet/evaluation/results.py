@@ -24,17 +24,13 @@ from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.evaluation.statistics import spread
 from sd_aanet.files import written_whole
 from sd_aanet.metrics import class_iou, class_sums, scores
+from sd_aanet.settings import named
 
 Result = dict[str, Any]
 COUNTS = ("intersection", "union", "background_intersection", "background_union", "object")
 COLUMNS = ("resolution", "seed", "index", "class_id", "class", "query", *COUNTS)
 """Of episodes.csv: an episode a row and resolution, its counts in pixels; `object` is the true foreground."""
 SCORES = ("miou", "fb_iou", "foreground_iou", "background_iou")
-SHOWN = (
-    *("dataset", "fold", "way", "test_shot", "episodes", "seeds", "resolution", "ignore_boundary", "min_object_pixels"),
-    *("order", "select_on", "novel_in_train", "size", "resize", "scales", "flip"),
-)
-"""The switches under a table."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,8 @@ def table(result: Result) -> str:
     for resolution, other in result["also"].items():
         lines.append(f"{resolution}: mIoU {other['miou']:.3f}, FB-IoU {other['fb_iou']:.3f}")
     protocol = result["protocol"]
-    lines.append(f"protocol {protocol['protocol']}: " + ", ".join(f"{key} {protocol[key]}" for key in SHOWN))
+    switches = ", ".join(f"{name} {protocol[name]}" for name in ("dataset", *named("shown")))
+    lines.append(f"protocol {protocol['protocol']}: {switches}")
     lines.append(f"{result['seconds']:.0f} s, {result['episodes_per_second']:.2f} episodes/s, {result['precision']}")
     return "\n".join(lines)
 

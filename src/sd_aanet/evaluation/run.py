@@ -18,6 +18,7 @@ from sd_aanet.evaluation.results import Result, table, write_result
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers
+from sd_aanet.settings import data_settings
 from sd_aanet.trainer import silence_lightning, trainer_settings
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,8 @@ def run(config: dict[str, Any]) -> Result:
     preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)
     data = EpisodeDataModule(
         dict(config["dataset"]["source"]),
-        **{name: config[name] for name in ("fold", "way", "shot", "min_object_pixels", "short_classes", "order")},
-        **vars(preprocess),
+        **data_settings(config) | vars(preprocess),
         workers=resolve_workers(config["workers"]),
-        ignore_boundary=config["ignore_boundary"],
-        episodes_file=config["episodes_file"],
         test_batch_size=config["batch_size"],
         test_episodes=config["episodes"],
         test_seed=config["seed"],
@@ -69,6 +67,8 @@ def run(config: dict[str, Any]) -> Result:
     with results_in(out):
         cache = (config["cache_gb"], config["cache_dir"])
         result = evaluate(trained, data, settings, protocol, out, *cache) | {"checkpoint": config["checkpoint"]}
+        if config["checkpoint"] is None and method.trains:
+            result["label"] += ", untrained"
         write_result(result, out)
     print(table(result))
     print("\nwritten: " + ", ".join(str(out / name) for name in ("result.json", "episodes.csv", "episodes.png")))

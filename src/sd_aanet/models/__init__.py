@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sd_aanet.backbones import build_backbone
+from sd_aanet.backbones import build_backbone, takes
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import FewShotMethod, Method
 
@@ -46,10 +46,21 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
         ConfigError: an unknown method or backbone, or what these raise themselves.
     """
     chosen = find_method(method)
-    options = dict(backbone)
-    if chosen.output_stride != 8:
-        options["output_stride"] = chosen.output_stride
-    unknown = set(arguments) - set(inspect.signature(chosen).parameters)
-    if unknown:
+    strided: dict[str, Any] = (
+        {"output_stride": chosen.output_stride} if takes(backbone["name"], "output_stride") else {}
+    )
+    if unknown := set(arguments) - _settings(chosen):
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
-    return chosen(build_backbone(**options), **arguments)
+    return chosen(build_backbone(**strided, **backbone), **arguments)
+
+
+def _settings(method: type[Method]) -> set[str]:
+    """The names of a class's arguments, those that it hands on to its base among them."""
+    names: set[str] = set()
+    for base in method.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base).parameters
+            names |= set(parameters)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Episode, Prediction, Rows
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import Rule
 
 F = TypeVar("F", bound=Rows)
 M = TypeVar("M", bound=Rows)
@@ -37,19 +38,22 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     Attributes:
         name: of the method, in configurations and checkpoints.
         trains: whether there is anything to learn before it is used.
-        adapts: whether it needs gradients at test time.
+        adapts: whether it fits something to each support set at test time. Such sets are kept, and it gets tensors that
+            gradients can be taken from.
         joint: whether `compare` takes all classes of an episode together. Otherwise N classes are N comparisons, which
             `merge_ways` brings together.
         least_batch: episodes on a device that a training step needs.
         masks_features: whether it has `masked_features`.
         output_stride: of the backbone; without effect on those that have but one.
+        rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
 
     name: ClassVar[str]
-    trains: ClassVar[bool] = True
+    trains: bool = True
     adapts: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     output_stride: ClassVar[int] = 8
+    rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
     masks_features: bool = False
 

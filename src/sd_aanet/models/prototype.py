@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from sd_aanet.episode import Prediction, Rows
 from sd_aanet.models.base import FewShotMethod
 from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
+from sd_aanet.rules import SWITCH
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class CosinePrototype(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any
 
     name = "prototype"
     trains = False
+    rules: ClassVar = {"normalise": SWITCH}
 
     def __init__(
         self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +17,16 @@ from tqdm import tqdm
 
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.leakage import leaked_classes
+from sd_aanet.settings import flat, named
 from sd_aanet.training.plots import Series, read_metrics
 
 Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-RECIPE = (
-    *("lr", "batch_size", "momentum", "weight_decay", "power", "gradient_clip", "early_stopping"),
-    *("model.loss.alpha", "model.loss.beta", "model.loss.auxiliary", "model.loss.temperature"),
-    *("model.loss.detach_teacher", "model.loss.teacher"),
-)
-"""What a training's config.yaml has that sets it apart from others and that its result does not name."""
-NEEDED = ("checkpoint", "episodes", "precision", "seconds", "versions")
+NEEDED = ("backbone", "checkpoint", "episodes", "label", "precision", "seconds", "versions")
 NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed")
-"""What a result has beside its scores, its network and its training."""
+"""What a result has beside its scores and its training."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
@@ -85,7 +80,7 @@ class Run:
         result: all of result.json.
         headline: scores at `resolution`.
         also: scores at further resolutions.
-        recipe: those of `RECIPE` that are known.
+        recipe: what its training's config.yaml has that sets it apart and that its result does not name.
         episodes: its test episodes; None without episodes.csv.
         prototypes: (N, C) float32 of test episodes, and their class ids (N,); None without prototypes.npz.
         curves: {metric: (steps, values)} of the training; empty without one.
@@ -192,7 +187,6 @@ def read_run(path: Path, root: Path) -> Run:
         run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
         known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
         known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
-        known += [run.network["method"], run.network["backbone"]]
         known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
         if run.fold < 0 and run.protocol["fold"] is not None:
             raise ValueError(f"fold {run.fold}")
@@ -219,12 +213,12 @@ def _recipe(path: Path, result: Settings) -> Settings:
     for config in (place / "config.yaml" for place in places):
         if config.is_file():
             try:
-                saved = OmegaConf.load(config)
-                found = {key: OmegaConf.select(saved, key) for key in RECIPE}
+                saved = dict(flat(cast(Settings, OmegaConf.to_container(OmegaConf.load(config)))))
             except Exception as error:  # the system's, YAML's or OmegaConf's
                 line = " ".join(str(error).split())
                 raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
-            return {key: value for key, value in found.items() if value is not None}
+            own = [*named("recipe"), *(key for key in saved if key.startswith("optimizer.") and key != "optimizer.lr")]
+            return {key: saved[key] for key in own if saved.get(key) is not None}
     return {}
 
 

@@ -11,13 +11,10 @@ import numpy as np
 
 from sd_aanet.evaluation.statistics import half_interval
 from sd_aanet.report.collect import Run, Scores, Settings
+from sd_aanet.settings import flat, named
 
-OF_A_RUN = ("dataset", "fold", "folds", "shot", "test_shot", "seed", "test_seed", "episodes_file", "classes")
+OF_A_RUN = ("dataset", "folds", "test_seed", "classes", *named("column"), *named("collected"))
 """What a result's protocol says of the run itself, or has a column of its own."""
-COLLECTED = ("seed", "episodes_file")
-"""Those of it in which the runs of a row may differ, and that its protocol lists."""
-NAMED = ("method", "backbone", "variant", "sdpm", "saam", "prior")
-"""Settings of a network that its label shows."""
 TRAININGS, EVALUATIONS = "trainings", "evaluations"
 Trainings = Mapping[int | None, Scores]
 """Scores by the seed of the training; None where no training is known."""
@@ -179,19 +176,18 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
                 f"{trainings[seed].name} is left out: {run.name} has the same fold, shot, training seed and protocol"
             )
         trainings[seed] = run
-    collected = {name: _collected([run.protocol[name] for run, _ in group]) for name in COLLECTED}
+    collected = {name: _collected([run.protocol[name] for run, _ in group]) for name in named("collected")}
     protocol = switches(first) | {"resolution": resolution} | collected
-    unnamed = {name: value for name, value in first.network.items() if name not in NAMED}
     training = {name: value for name, value in first.training.items() if name not in (*OF_A_RUN, *protocol)}
     row = Row(
         dataset=first.dataset,
         model=_model(first),
-        backbone=_backbone(str(first.network["backbone"])),
+        backbone=str(first.result["backbone"]),
         shot=first.shot,
         train_shot=first.training.get("shot"),
         resolution=resolution,
         protocol=protocol,
-        settings=unnamed | training | first.recipe,
+        settings=dict(flat(first.network)) | training | first.recipe,
         folds=first.protocol["folds"],
         runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
@@ -207,33 +203,7 @@ def _collected(values: Sequence[Any]) -> Any:
 def _model(run: Run) -> str:
     elsewhere = run.training.get("dataset", run.dataset)
     trained = f", trained on {elsewhere}" if elsewhere != run.dataset else ""
-    return f"{_network(run)}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
-
-
-def _network(run: Run) -> str:
-    network = run.network
-    if network["method"] != "sd_aanet":
-        return str(network["method"])
-    sdpm, saam = network.get("sdpm", True), network.get("saam", True)
-    label = (
-        "SD-AANet"
-        if sdpm and saam
-        else "baseline"
-        if not (sdpm or saam)
-        else "without SDPM"
-        if saam
-        else "without SAAM"
-    )
-    variant = f" ({network['variant']})" if "variant" in network else ""
-    prior = "" if network.get("prior", True) else ", no prior"
-    return f"{label}{variant}{prior}{', untrained' if _untrained(run) else ''}"
-
-
-def _backbone(name: str) -> str:
-    for known, label in (("resnet", "ResNet-"), ("vgg", "VGG-")):
-        if name.startswith(known):
-            return label + name.removeprefix(known).removesuffix("_bn")
-    return name
+    return f"{run.result['label']}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from omegaconf import OmegaConf
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.files import short, written_whole
+from sd_aanet.settings import flat, named
 from sd_aanet.training import TRAINED
 
 Config = dict[str, Any]
-FREE = ("out", "resume", "sweep", "strategy", "logger", "workers", "cache_gb", "cache_dir")
-"""Settings on which a result does not depend, but for the number of devices: a job is the same job without them."""
-NAMED = ("fold", "shot", "seed")
+FREE = ("strategy", "logger", *named("free"))
+"""Settings and groups on which a result does not depend, but for the number of devices."""
 FILLING = re.compile(r"(recipe\.(?!(test_)?size$)|dataset\.benchmark\.)")
 """Keys whose values show in the settings that they fill; a recipe's sizes do not, where `size` is null."""
 
@@ -34,7 +34,8 @@ def job_name(fold: object, shot: object, seed: object, overrides: Sequence[str])
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     given = {override.get_key_element().lstrip("+"): override.value() for override in parsed}
-    others = {key: value for key, value in given.items() if key.partition(".")[0] not in (*FREE, *NAMED)}
+    apart = (*FREE, "fold", "shot", "seed")
+    others = {key: value for key, value in given.items() if key.partition(".")[0] not in apart}
     name = f"fold{fold}_shot{shot}_seed{seed}"
     plain = re.sub(r"[^\w-]", "-", name)
     if plain != name:  # no numbers: a mistake, and its folder goes again
@@ -101,14 +102,6 @@ def _matters(config: Config) -> Config:
     """The settings that a result depends on, by their whole keys."""
     devices = config.get("strategy", {}).get("devices")
     number = {"strategy.devices": len(devices) if isinstance(devices, list) else devices}
-
-    def flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in part.items():
-            if isinstance(value, dict) and value:
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
     rest = {key: value for key, value in config.items() if key not in FREE}
     return {key: value for key, value in flat(rest) if not FILLING.match(key)} | number
 

@@ -78,9 +78,11 @@ class FewShotModule(pl.LightningModule):
         total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         if not torch.isfinite(total.detach()):
             shown = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
+            places = [(self.current_epoch, index) for index in episode.index.tolist()]
             raise TrainingError(
                 f"the loss is not finite at step {self.trainer.global_step} ({shown}), episodes "
-                f"{', '.join(map(str, episode.index.tolist()))} of epoch {self.current_epoch}: {REMEDY}"
+                f"{', '.join(str(index) for _, index in places)} of epoch {self.current_epoch}: {REMEDY}",
+                places,
             )
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         logged = {f"train/{name}": term.detach() for name, term in ({"total": total} | terms).items()}

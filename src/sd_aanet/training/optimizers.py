@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sd_aanet.errors import ConfigError
+from sd_aanet.rules import Rule, number, one_of
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+
+def _betas(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(number(0.9).holds(v) and v < 1 for v in value)
+
+
+RULES = {
+    "name": one_of("sgd", "adam", "adamw"),
+    "weight_decay": number(0.0001),
+    "momentum": number(0.9, most=1),
+    "betas": Rule("two numbers from 0 to below 1", _betas, "[0.9,0.999]"),
+    "power": number(0.9),
+}
 
 
 def build_optimizer(
@@ -34,16 +46,11 @@ def build_optimizer(
         momentum: of sgd.
         betas: of adam and adamw.
         power: 0 keeps the rate constant.
-
-    Raises:
-        ConfigError: another name.
     """
     if name == "sgd":
         optimizer: Optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    elif name in ("adam", "adamw"):
+    else:
         first, second = betas
         kind = Adam if name == "adam" else AdamW
         optimizer = kind(parameters, lr=lr, betas=(first, second), weight_decay=weight_decay)
-    else:
-        raise ConfigError(f"optimizer.name={name}, expected one of {', '.join(OPTIMIZERS)}: choose one")
     return optimizer, LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps) ** power)

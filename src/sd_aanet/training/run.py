@@ -22,32 +22,27 @@ from sd_aanet.backbones.weights import safe_load
 from sd_aanet.building import build_network, sizes
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError
+from sd_aanet.data.episode_lists import write_list
+from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError, TrainingError
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
+from sd_aanet.rules import check
+from sd_aanet.settings import data_settings, named
 from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
+from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
 from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-DATA = (
-    *("fold", "way", "shot", "test_shot", "resize", "augment", "batch_size", "test_batch_size", "seed"),
-    *("min_object_pixels", "novel_in_train", "select_on", "held_out", "val_episodes", "order"),
-    *("ignore_boundary", "short_classes"),
-)
-"""The settings that the data module takes as they are."""
-RECORDED = (
-    *("fold", "way", "shot", "seed", "steps", "augment"),
-    *("select_on", "novel_in_train", "held_out", "val_episodes"),
-)
-"""What a checkpoint tells of its training, beside the data set and the classes that it has seen."""
+NOT_FINITE = "not_finite.json"
+"""In a run's folder: the episodes of the batch whose loss was no number."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -116,7 +111,9 @@ def _train(
 
     def worth_keeping() -> bool:
         begun = trainer.global_step > 0 or (out / "checkpoints").exists()  # the latter for ddp_spawn's processes
-        return begun or not trainer.is_global_zero  # of several processes, the first one decides
+        return (
+            begun or (out / NOT_FINITE).exists() or not trainer.is_global_zero
+        )  # of several processes, the first one decides
 
     with results_in(out, worth_keeping):
         if trainer.is_global_zero:
@@ -124,6 +121,14 @@ def _train(
                 OmegaConf.save(OmegaConf.create(config), path)
         try:
             trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+        except TrainingError as error:
+            assert data.train_data is not None
+            specs = [data.train_data.spec(index, epoch) for epoch, index in error.places]
+            if specs:
+                about = {"dataset": data.source("train").name, "split": "train", "step": trainer.global_step}
+                write_list(out / NOT_FINITE, data.source("train"), specs, about)
+                raise TrainingError(f"{error}; the episodes are in {short(out / NOT_FINITE)}") from error
+            raise
         except ProcessRaisedException as error:  # ddp_spawn: a process of its own, and its traceback as text
             kind, _, line = str(error).strip().splitlines()[-1].partition(": ")
             if kind.startswith("sd_aanet.errors."):
@@ -177,7 +182,7 @@ def _data(config: Config, backbone: Backbone) -> EpisodeDataModule:
     size, test_size = sizes(config, backbone.grid)
     return EpisodeDataModule(
         dict(config["dataset"]["source"]),
-        **{name: config[name] for name in DATA},
+        **data_settings(config),
         size=size,
         test_size=test_size,
         mean=backbone.mean,
@@ -198,6 +203,7 @@ def _module(
             f"model={network['method']}, or choose another model"
         )
     method.check_batch(config["batch_size"])
+    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.")
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
@@ -212,7 +218,7 @@ def _module(
         optimizer=dict(config["optimizer"]) | {"lr": config["lr"]},
         training={
             "dataset": described["dataset"],
-            **{name: config[name] for name in RECORDED},
+            **{name: config[name] for name in named("recorded")},
             "size": data.size,
             "classes": {stage: described["classes"][stage] for stage in ("train", "val")},
         },

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sd_aanet.errors import DataError
 from sd_aanet.images import Array8
+from sd_aanet.rules import Rule
 
 Split = Literal["train", "val"]
 
@@ -23,7 +24,12 @@ class ImageSource(ABC):
         classes: the names, so that class `c` is called `classes[c - 1]`.
         split: "train" or "val".
         folds: into how many folds the classes are divided.
+        rules: of the data set's own settings, the arguments beside `split`.
+        dividing: those of them that say which classes make a fold, and which images a split.
     """
+
+    rules: ClassVar[Mapping[str, Rule]] = {}
+    dividing: ClassVar[tuple[str, ...]] = ()
 
     name: str
     classes: tuple[str, ...]

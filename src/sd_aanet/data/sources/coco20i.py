@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from sd_aanet.data.folds import arranged
 from sd_aanet.data.sources.base import Split
@@ -11,6 +12,7 @@ from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.labelled import LabelMapSource
 from sd_aanet.errors import DataError
 from sd_aanet.images import Array8, read_label
+from sd_aanet.rules import text, whole
 
 CLASSES = 80
 YEARS = ("", "2014", "2017")
@@ -36,6 +38,8 @@ class Coco20i(LabelMapSource):
     """
 
     name = "coco20i"
+    rules: ClassVar = {"root": text("coco"), "folds": whole(1, 4), "arrangement": text("interleaved")}
+    dividing = ("arrangement", "folds")
 
     def __init__(self, root: str | Path, split: Split, arrangement: str = "interleaved", folds: int = 4) -> None:
         self._folds = arranged(CLASSES, folds, arrangement)

@@ -6,6 +6,7 @@ import hashlib
 import posixpath
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from sd_aanet.data import folds as folds_of
 from sd_aanet.data.sources.base import Split
@@ -15,6 +16,7 @@ from sd_aanet.data.sources.listing import by_last_part, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import Array8
+from sd_aanet.rules import number, or_null, text, whole
 
 
 class Folder(LabelMapSource):
@@ -47,6 +49,8 @@ class Folder(LabelMapSource):
     """
 
     name = "folder"
+    rules: ClassVar = {"root": text("mine"), "folds": or_null(whole(1, 4)), "seed": whole(0), "val_share": number(0.3)}
+    dividing = ("folds", "seed", "val_share")
     upright = True
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from sd_aanet.data.sources.listing import composed, files_below, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import Array8, check_same_size, image_size, read_image, read_mask
+from sd_aanet.rules import or_null, text, whole
 
 LISTS = {"train": ("train.txt", "trn.txt"), "val": ("val.txt",), "test": ("test.txt",)}
 """The names that lists of classes have, by stage."""
@@ -43,6 +45,8 @@ class Fss1000(IndexedSource):
     """
 
     name = "fss1000"
+    rules: ClassVar = {"root": text("fss1000"), "lists": or_null(text("lists")), "seed": whole(0)}
+    dividing = ("lists", "seed")
     folds = 1
 
     def __init__(self, root: str | Path, split: Split, lists: str | Path | None = None, seed: int = 0) -> None:

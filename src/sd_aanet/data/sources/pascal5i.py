@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from sd_aanet.data.folds import arranged
 from sd_aanet.data.sources.base import Split
@@ -10,6 +11,7 @@ from sd_aanet.data.sources.labelled import LabelMapSource
 from sd_aanet.data.sources.listing import read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import DataError
+from sd_aanet.rules import text, whole
 
 CLASSES = (
     "aeroplane",
@@ -53,6 +55,8 @@ class Pascal5i(LabelMapSource):
     """
 
     name = "pascal5i"
+    rules: ClassVar = {"root": text("VOC2012"), "folds": whole(1, 4)}
+    dividing = ("folds",)
     classes = CLASSES
 
     def __init__(self, root: str | Path, split: Split, folds: int = 4) -> None:

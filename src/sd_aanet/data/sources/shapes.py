@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import cv2
 import numpy as np
@@ -47,6 +47,7 @@ from sd_aanet.data.sources.patterns import (
 )
 from sd_aanet.errors import ConfigError
 from sd_aanet.images import Array8
+from sd_aanet.rules import or_null, whole
 
 FOLDS: Final[tuple[tuple[tuple[Texture, Outline], ...], ...]] = (
     ((striped, star), (checked, ring), (dotted, cross), (shaded, gear), (woven, crescent)),
@@ -239,6 +240,8 @@ class Shapes(ImageSource):
     """
 
     name = "shapes"
+    rules: ClassVar = {"images": or_null(whole(1, 500)), "size": whole(33, 97), "seed": whole(0)}
+    dividing = ("seed",)
     classes = tuple(f"{texture.__name__} {outline.__name__}" for texture, outline in _CLASSES)
     folds = len(FOLDS)
 

@@ -22,13 +22,13 @@ class Residual(nn.Module):
         return x + F.relu(self.conv2(F.relu(self.conv1(x))))
 
 
-def classifier(channels: int, dropout: float) -> nn.Sequential:
-    """3x3 convolution, ReLU, Dropout2d, 1x1 convolution to background and foreground."""
+def classifier(channels: int, dropout: float, outputs: int = 2) -> nn.Sequential:
+    """3x3 convolution, ReLU, Dropout2d, 1x1 convolution to background and foreground, or to several classes."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
         nn.ReLU(inplace=True),
         nn.Dropout2d(dropout),
-        nn.Conv2d(channels, 2, 1),
+        nn.Conv2d(channels, outputs, 1),
     )
 
 
@@ -37,23 +37,29 @@ class Decoder(nn.Module):
 
     Args:
         channels: C of query and prototype.
-        guides: how many one-channel maps (prior, attention) come beside them.
+        guides: how many channels of maps (prior, attention) come beside them.
         bins: the scales: sides in cells where above 1, else fractions of h (rounded down, at least one cell).
         dropout: rate of the classifiers.
+        outputs: of them: background and foreground, or background and several classes.
     """
 
     def __init__(
-        self, channels: int, guides: int, bins: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125), dropout: float = 0.1
+        self,
+        channels: int,
+        guides: int,
+        bins: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125),
+        dropout: float = 0.1,
+        outputs: int = 2,
     ) -> None:
         super().__init__()
         self.bins = bins
         self.merge = nn.ModuleList(nn.Conv2d(2 * channels + guides, channels, 1, bias=False) for _ in bins)
         self.flow = nn.ModuleList(nn.Conv2d(2 * channels, channels, 1, bias=False) for _ in bins[1:])
         self.refine = nn.ModuleList(Residual(channels) for _ in bins)
-        self.auxiliary = nn.ModuleList(classifier(channels, dropout) for _ in bins)
+        self.auxiliary = nn.ModuleList(classifier(channels, dropout, outputs) for _ in bins)
         self.join = nn.Conv2d(len(bins) * channels, channels, 1, bias=False)
         self.residual = Residual(channels)
-        self.classifier = classifier(channels, dropout)
+        self.classifier = classifier(channels, dropout, outputs)
 
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
         """The grid of each scale for feature maps of (height, width)."""
@@ -67,11 +73,11 @@ class Decoder(nn.Module):
         Args:
             query: (B, C, h, w), reweighted where SDPM is on.
             prototype: (B, C).
-            guides: (B, 1, h, w) each: prior, attention, where they are on.
+            guides: (B, 1, h, w) each, or (B, N, h, w) of N classes: prior, attention, where they are on.
             size: (H, W) of the logits.
 
         Returns:
-            (B, 2, H, W), and in training one (B, 2, H, W) a scale.
+            (B, outputs, H, W), and in training one such a scale.
         """
         grid = (query.shape[-2], query.shape[-1])
         channels = query.shape[1]

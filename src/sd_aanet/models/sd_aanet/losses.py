@@ -116,13 +116,16 @@ class SDAANetLoss(nn.Module):
         self.weights: Mapping[str, float] = {"auxiliary": auxiliary, "distillation": alpha, "support": beta}
         self.distillation = Distillation(variant, temperature, detach_teacher, teacher)
 
-    def forward(self, prediction: SDAANetPrediction, query_mask: Tensor, support_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, prediction: SDAANetPrediction, query_mask: Tensor, way_mask: Tensor, support_mask: Tensor
+    ) -> dict[str, Tensor]:
         """The terms before their weights, without those of parts that the network does not have.
 
         Args:
             prediction: of the network in train mode.
-            query_mask: (B, S, S) int64 in {0, 1, 255}.
-            support_mask: (B, K, S, S) int64 in {0, 1, 255}.
+            query_mask: (B, S, S) int64 in 0..N and 255.
+            way_mask: (BN, S, S) int64 in {0, 1, 255}, of each class on its own.
+            support_mask: (BN, K, S, S) int64 in {0, 1, 255}.
         """
         terms = {"main": cross_entropy(prediction.logits, query_mask)}
         if prediction.auxiliary_logits:
@@ -132,7 +135,7 @@ class SDAANetLoss(nn.Module):
             q, prototypes = prediction.query_features, prediction.support_prototypes
             assert q is not None
             assert prototypes is not None
-            terms["distillation"] = self.distillation(q, prototypes, prediction.reweighting, query_mask)
+            terms["distillation"] = self.distillation(q, prototypes, prediction.reweighting, way_mask)
         if prediction.support_logits is not None:
             shots = zip(prediction.support_logits.unbind(1), support_mask.unbind(1), strict=True)
             terms["support"] = torch.stack([cross_entropy(logits, mask) for logits, mask in shots]).mean()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, pri
 from sd_aanet.models.sd_aanet.losses import SDAANetLoss
 from sd_aanet.models.sd_aanet.saam import SAAM
 from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
+from sd_aanet.rules import SWITCH, number, numbers, or_null, whole
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,17 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
     """
 
     name = "sd_aanet"
+    rules: ClassVar = {
+        "channels": whole(1, 64),
+        **dict.fromkeys(("sdpm", "saam", "prior", "bounded_attention"), SWITCH),
+        "bins": numbers("[1.0,0.5,0.25,0.125]"),
+        "dropout": number(1.0, most=2),
+        **{f"loss.{term}": number(1.0) for term in ("alpha", "beta", "auxiliary")},
+        "loss.temperature": or_null(number(1.0, zero=False)),
+        "loss.detach_teacher": or_null(SWITCH),
+    }
+    ways = 1
+    """N of `SDAANetMulti`, which compares N classes at once."""
 
     def __init__(
         self,
@@ -138,7 +150,8 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
         self.dropout = nn.Dropout2d(0.5 * dropout)
         self.sdpm = SDPM(channels, query_reweighting or VARIANTS[variant]) if sdpm else None
         self.saam = SAAM(channels, 0.1 * dropout, bounded_attention) if saam else None
-        self.decoder = Decoder(channels, int(prior) + int(saam), tuple(bins), 0.1 * dropout)
+        guides = self.ways * (int(prior) + int(saam))
+        self.decoder = Decoder(channels, guides, tuple(bins), 0.1 * dropout, self.ways + 1)
         self.loss = SDAANetLoss(variant=variant, **(loss or {}))
         # SAAM's first pool is a single cell: its batch norm needs two of them.
         self.least_batch = 2 if saam else 1
@@ -186,26 +199,28 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
     def compare(
         self, queries: Queries, sets: SupportSets, pairs: Priors | None, size: tuple[int, int]
     ) -> SDAANetPrediction:
-        """See `FewShotMethod.compare` (method: Head, steps 3 to 7)."""
-        q, p = queries.features, sets.prototypes  # (B, C, h, w), (B, K, C)
+        """See `FewShotMethod.compare` (method: Head, steps 3 to 7). N = 1 but for `SDAANetMulti`."""
+        q, p = queries.features, sets.prototypes  # (B, C, h, w), (BN, K, C)
         maps: dict[str, Tensor] = {}
         if pairs is not None:
-            maps["prior"] = pairs.masks.unflatten(0, (len(p), -1)).mean(1, keepdim=True)  # (B, 1, h, w)
+            maps["prior"] = self._side_by_side(pairs.masks.unflatten(0, (len(p), -1)).mean(1))  # (B, N, h, w)
         support_logits = None
         if self.saam is not None:
             assert queries.affinity is not None
             if sets.maps is not None:
                 # One shot at a time, then the query: the extractor's batch norms see the batches of the method.
                 each = [self.saam.segment_support(s, p[:, k]) for k, s in enumerate(sets.maps.unbind(1))]
-                support_logits = torch.stack([resize(logits, size) for logits in each], 1)  # (B, K, 2, S, S)
-            maps["attention"] = self.saam.attend(queries.affinity, p.mean(1))  # (B, 1, h, w)
+                support_logits = torch.stack([resize(logits, size) for logits in each], 1)  # (BN, K, 2, S, S)
+            attention = self.saam.attend(self._for_each_way(queries.affinity), p.mean(1))  # (BN, 1, h, w)
+            maps["attention"] = self._side_by_side(attention[:, 0])  # (B, N, h, w)
 
         reweighting, support_prototypes, decoded = None, p, q
         if self.sdpm is not None:
-            reweighting = self.sdpm.reweighting(p)  # (B, K, C)
-            support_prototypes = reweighting * p  # (B, K, C)
-            decoded = q * self.sdpm.of_query(reweighting).to(q.dtype)[:, :, None, None]  # (B, C, h, w)
-        prototype = support_prototypes.mean(1)  # (B, C)
+            reweighting = self.sdpm.reweighting(p)  # (BN, K, C)
+            support_prototypes = reweighting * p  # (BN, K, C)
+            weights = self._side_by_side(self.sdpm.of_query(reweighting)).mean(1)  # (B, C)
+            decoded = q * weights.to(q.dtype)[:, :, None, None]  # (B, C, h, w)
+        prototype = self.merge(self._side_by_side(support_prototypes.mean(1)))  # (B, C)
         logits, auxiliary = self.decoder(decoded, prototype, list(maps.values()), size)
 
         return SDAANetPrediction(
@@ -216,10 +231,66 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
             support_logits=support_logits,
             support_prototypes=support_prototypes,
             reweighting=reweighting,
-            query_features=q,
+            query_features=self._for_each_way(q),
         )
+
+    def merge(self, prototypes: Tensor) -> Tensor:
+        """The one prototype that the decoder gets of N: (B, N, C) -> (B, C)."""
+        return prototypes[:, 0]
+
+    def _for_each_way(self, x: Tensor) -> Tensor:
+        """What belongs to a query, for each of its N classes: (B, ...) -> (BN, ...)."""
+        return x if self.ways == 1 else x.repeat_interleave(self.ways, 0)
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        """What belongs to N classes, beside one another: (BN, ...) -> (B, N, ...)."""
+        return torch.unflatten(x, 0, (-1, self.ways))
 
     def losses(self, prediction: Prediction, episode: Episode) -> dict[str, Tensor]:
         assert isinstance(prediction, SDAANetPrediction)
-        terms: dict[str, Tensor] = self.loss(prediction, episode.query_mask, episode.support_mask[:, 0])
+        single = episode.one_way()  # the modules look at one class at a time
+        terms: dict[str, Tensor] = self.loss(
+            prediction, episode.query_mask, single.query_mask, single.support_mask[:, 0]
+        )
         return terms
+
+
+class SDAANetMulti(SDAANet):
+    """SD-AANet for N classes at once (paper, Algorithm 1: its multi-class extension).
+
+    Each class's examples go through SDPM and SAAM on their own; an MLP makes one prototype of the N, the N attention
+    maps (and priors) stand beside the query's features, and the decoder has an output for each class.
+
+    The paper is silent on some of it; chosen here: the MLP is N * C -> C -> C with a ReLU; the background has an
+    output, too, so there are N + 1; the query is reweighted by the mean of what each class's examples ask for; K shots
+    are averaged within a class; the order of the classes is drawn anew for each episode (`EpisodeSampler`).
+
+    Args:
+        ways: N, in training and whenever it is used.
+        arguments: of `SDAANet`.
+    """
+
+    name = "sd_aanet_multi"
+    rules = SDAANet.rules | {"ways": whole(1)}
+    joint = True
+
+    def __init__(self, backbone: Backbone, channels: int = 256, ways: int = 2, **arguments: Any) -> None:
+        self.ways = ways
+        super().__init__(backbone, channels, **arguments)
+        self.merger = nn.Sequential(nn.Linear(ways * channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    @property
+    def label(self) -> str:
+        return f"{super().label}, {self.ways} classes at once"
+
+    def compare(
+        self, queries: Queries, sets: SupportSets, pairs: Priors | None, size: tuple[int, int]
+    ) -> SDAANetPrediction:
+        found = len(sets.prototypes) // len(queries)
+        if found != self.ways:
+            raise ConfigError(f"way={found}, but this network was made for {self.ways} classes: set way={self.ways}")
+        return super().compare(queries, sets, pairs, size)
+
+    def merge(self, prototypes: Tensor) -> Tensor:
+        merged: Tensor = self.merger(prototypes.flatten(1))  # (B, C)
+        return merged

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain import Plain
-from sd_aanet.models.decoder import Decoder
-from sd_aanet.models.published import to_published
+from sd_aanet.models.parts.decoder import Decoder
+from sd_aanet.models.sd_aanet.published import to_published
 
 
 def plain(decoder: Decoder) -> Plain:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from networks import rough
 from plain import Plain
-from sd_aanet.models.published import to_published
-from sd_aanet.models.saam import SAAM, pyramid, resized_conv3x3, spread_conv3x3
+from sd_aanet.models.sd_aanet.published import to_published
+from sd_aanet.models.sd_aanet.saam import SAAM, pyramid, resized_conv3x3, spread_conv3x3
 
 sides = st.integers(2, 12)
 

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from plain import layout
+from sd_aanet.backbones import build_backbone
 from sd_aanet.errors import CheckpointError
-from sd_aanet.models.published import backbone_of, from_published, our_name, published_names, to_published
 from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.models.sd_aanet.published import backbone_of, from_published, our_name, published_names, to_published
 
 BACKBONES = ["resnet50", "resnet101", "vgg16_bn"]
 
 
 def meta(backbone: str) -> SDAANet:
     with torch.device("meta"):
-        return SDAANet(backbone)
+        return SDAANet(build_backbone(backbone))
 
 
 def hollow(backbone: str) -> dict[str, torch.Tensor]:
@@ -51,7 +52,7 @@ def test_a_prefix_of_data_parallel_goes() -> None:
 
 def test_values_stay_the_same() -> None:
     torch.manual_seed(0)
-    network = SDAANet("vgg16_bn", channels=8)
+    network = SDAANet(build_backbone("vgg16_bn"), channels=8)
     state = network.state_dict()
     there = to_published(state, "vgg16_bn")
     assert there["se_supp.0.weight"].shape == (2, 8, 1, 1)  # a linear layer here, a 1x1 convolution there

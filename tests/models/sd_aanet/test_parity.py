@@ -13,8 +13,8 @@ import torch
 from plain import layout, record_eval, record_train
 from sd_aanet.cli import main
 from sd_aanet.errors import DataError
-from sd_aanet.evaluation.golden import episode, official_state
-from sd_aanet.evaluation.parity import CaseReport, relative_error, run_folder
+from sd_aanet.models.sd_aanet.golden import episode, official_state
+from sd_aanet.models.sd_aanet.parity import CaseReport, relative_error, run_folder
 
 Cases = dict[str, dict[str, Any]]
 EVAL = {

@@ -1,0 +1,247 @@
+"""A linear probe: a logistic regression fitted to the cells of the supports. Nothing is learnt before there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sd_aanet.backbones.base import Backbone
+from sd_aanet.episode import Prediction, Rows
+from sd_aanet.errors import ConfigError
+from sd_aanet.models.base import FewShotMethod
+from sd_aanet.models.parts.features import Maps
+from sd_aanet.models.parts.functional import resize, share_of
+from sd_aanet.rules import SWITCH, number, whole
+
+BIAS = 3.0
+"""The constant beside the features, whose weight makes the bias: so it is held back nine times less than the weights.
+Free, it sees too little of an object that looks otherwise in the query; held back as they are, too much."""
+TOLERANCE = 1e-6
+"""A fit ends where the gradient's norm is this much of what it was at the start."""
+NEWTON_STEPS = 50
+"""At most; about ten are enough."""
+CONJUGATE_STEPS = 500
+"""At most, within a Newton step; about ten are enough."""
+
+
+@dataclass(frozen=True)
+class Cells(Rows):
+    """The cells of N examples that are not wholly ignored: n of them, a different number in each.
+
+    Attributes:
+        features: N times (n, C).
+        shares: N times (n, 2), how much of the cell is the object and how much is something else; the rest is ignored.
+    """
+
+    features: tuple[Tensor, ...]
+    shares: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Classifiers(Rows):
+    """Of B support sets, for features that are not standardised: (B, C) and (B,), float32 or wider."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
+    """Logistic regression on the cells of a support set, applied to those of the query.
+
+    A cell of which a part is the object counts as that much of an object's cell and as that much less of another one;
+    what is ignored counts as neither. Features are standardised by the support set's own mean and deviation. The fit
+    is convex and goes to its optimum, so it depends neither on a start nor, but for rounding, on the order of shots.
+
+    Args:
+        backbone: see there.
+        features: the outputs that it fits to, on the first one's grid; None for the backbone's mid ones.
+        normalise: give each position of each output unit length before they are joined.
+        balance: the object's cells are weighted by (cells of everything else / the object's) to this power: at 0 all
+            cells weigh the same, at 1 both kinds do.
+        l2: beside the weighted mean of the cells' losses, half the squared norm of the weights times l2 / K, K being
+            the shots that show anything: the more of them, the more the cells are believed. The bias is held back,
+            too (see `BIAS`), so that a set which shows but one kind has an optimum.
+        cells: fitted to at most; of more, every so-manieth of each shot.
+
+    Raises:
+        ConfigError: an output that the backbone does not have, or a number out of its range.
+    """
+
+    name = "probe"
+    rules: ClassVar = {"normalise": SWITCH, "balance": number(0.75), "l2": number(1.0), "cells": whole(1, 20000)}
+    trains = False
+    adapts = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        features: Sequence[str] | str | None = None,
+        normalise: bool = False,
+        balance: float = 0.75,
+        l2: float = 1.0,
+        cells: int = 20_000,
+    ) -> None:
+        super().__init__(backbone)
+        self.features = backbone.named(features or backbone.mid, "model.features")
+        self.normalise = normalise
+        if not 0 <= balance <= 1:
+            raise ConfigError(f"balance={balance}, expected 0 (all cells alike) to 1 (object and background alike)")
+        if not l2 > 0:
+            raise ConfigError(f"l2={l2}, expected more than 0: without it, what can be separated has no optimum")
+        if cells < 1:
+            raise ConfigError(f"cells={cells}, expected at least 1: 20000 is three pictures of 641 pixels a side")
+        self.balance = balance
+        self.l2 = l2
+        self.cells = cells
+        backbone.keep(self.features)
+
+    @property
+    def label(self) -> str:
+        return "probe"
+
+    def image_features(self, images: Tensor) -> Maps:
+        outputs = self.backbone(images, self.features)
+        return Maps.joined([outputs[name] for name in self.features], self.normalise)  # (N, C, h, w)
+
+    def encode_query(self, features: Maps, masked: Any) -> Maps:
+        return features
+
+    def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Cells:
+        shares = torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)  # (N, 2, h, w)
+        counted = shares.sum(1) > 0  # (N, h, w)
+        rows = zip(features.maps.permute(0, 2, 3, 1), shares.permute(0, 2, 3, 1), counted, strict=True)
+        cells = [(feature[inside], share[inside]) for feature, share, inside in rows]  # (n, C), (n, 2) each
+        return Cells(tuple(feature for feature, _ in cells), tuple(share for _, share in cells))
+
+    @torch.no_grad()
+    def support_set(self, supports: Cells, shots: int) -> Classifiers:
+        """See `FewShotMethod.support_set`; one fit a set."""
+        weights, biases = [], []
+        for first in range(0, len(supports), shots):
+            weight, bias = self._fit(supports.select(range(first, first + shots)))
+            weights.append(weight)
+            biases.append(bias)
+        return Classifiers(torch.stack(weights), torch.stack(biases))  # (B, C), (B,)
+
+    def compare(self, queries: Maps, sets: Classifiers, pairs: Any, size: tuple[int, int]) -> Prediction:
+        """See `FewShotMethod.compare`; the logits are 0 and z, whose softmax is the probability."""
+        with torch.autocast(queries.maps.device.type, enabled=False):
+            maps = queries.maps.to(sets.weight.dtype)  # (B, C, h, w)
+            z = torch.einsum("bchw,bc->bhw", maps, sets.weight) + sets.bias[:, None, None]  # (B, h, w)
+        z = z[:, None]  # (B, 1, h, w)
+        logits = resize(z, size)  # (B, 1, H, W)
+        return Prediction(torch.cat([torch.zeros_like(logits), logits], 1), {"similarity": z}, sets.weight)
+
+    def _fit(self, shots: Cells) -> tuple[Tensor, Tensor]:
+        """The weights (C,) and the bias of one support set."""
+        with torch.autocast(shots.features[0].device.type, enabled=False):
+            shown = max(1, sum(len(share) > 0 for share in shots.shares))
+            taken = [_every(len(share), self.cells // shown, share.device) for share in shots.shares]
+            shares = torch.cat([share[rows] for share, rows in zip(shots.shares, taken, strict=True)])  # (n, 2)
+            x = shares.new_full((len(shares), shots.features[0].shape[1] + 1), BIAS)  # (n, C + 1)
+            torch.cat([f[rows].to(x.dtype) for f, rows in zip(shots.features, taken, strict=True)], out=x[:, :-1])
+            mean, deviation = _standardise(x[:, :-1], shares.sum(1))  # (C,) each
+            positive, negative = self._weighted(shares)  # (n,) each
+            solution = fit_logistic(x, positive, negative, self.l2 / shown)  # (C + 1,)
+            weight = solution[:-1] / deviation  # (C,)
+            return weight, BIAS * solution[-1] - weight @ mean
+
+    def _weighted(self, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """What each cell weighs as the object and as everything else, (n,) each; all of it together is 1."""
+        positive, negative = shares.unbind(1)
+        both = positive.sum() * negative.sum() > 0
+        ratio = torch.where(both, negative.sum() / positive.sum(), 1.0)
+        positive = positive * ratio**self.balance
+        total = (positive.sum() + negative.sum()).clamp(min=torch.finfo(shares.dtype).tiny)
+        return positive / total, negative / total
+
+
+def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float) -> Tensor:
+    """Logistic regression, the w that minimises sum(positive log(1 + e^-xw) + negative log(1 + e^xw)) + l2 / 2 |w|^2.
+
+    Newton's method, its steps by conjugate gradients and only as exact as the progress asks for. The cells enter as
+    two products with vectors a step, which no Hessian, made whole, is worth, be there more cells than features or less.
+
+    Args:
+        x: (n, D) float32 or float64.
+        positive, negative: (n,), not below 0.
+        l2: above 0.
+
+    Returns:
+        (D,).
+    """
+    w, z = x.new_zeros(x.shape[1]), x.new_zeros(len(x))
+    weight = positive + negative
+    value = _objective(w, z, positive, negative, l2)
+    first = rounding = 0.0
+    for step in range(NEWTON_STEPS):
+        p = z.sigmoid()  # (n,)
+        gradient = x.T @ (weight * p - positive) + l2 * w  # (D,)
+        norm = float(gradient.norm())
+        if step == 0:
+            first, rounding = norm, 4 * torch.finfo(x.dtype).eps
+        if norm <= TOLERANCE * first:
+            break
+        exact = min(0.25, (norm / first) ** 0.5) * norm
+        s, xs = _newton_step(x, weight * p * (1 - p), gradient, l2, exact)
+        gain, length = float(gradient @ s), 1.0
+        while True:  # halve the step until it gains something; full steps are the rule
+            new_w, new_z = w - length * s, z - length * xs
+            new_value = _objective(new_w, new_z, positive, negative, l2)
+            if new_value <= value - 1e-4 * length * gain + rounding * abs(value) or length < 1e-6:
+                break
+            length /= 2
+        w, z, value = new_w, new_z, new_value
+        if gain <= rounding * abs(value):  # nothing that this dtype can tell is left to gain
+            break
+    return w
+
+
+def _newton_step(x: Tensor, curvature: Tensor, gradient: Tensor, l2: float, exact: float) -> tuple[Tensor, Tensor]:
+    """Solve for s: (x^T curvature x + l2) s = gradient, but for a norm of `exact`; s and x s: (D,), (n,)."""
+    s, xs = torch.zeros_like(gradient), torch.zeros_like(curvature)
+    left = gradient.clone()
+    direction = left.clone()
+    square = left @ left
+    for _ in range(CONJUGATE_STEPS):
+        xd = x @ direction  # (n,)
+        product = x.T @ (curvature * xd) + l2 * direction  # (D,)
+        length = square / (direction @ product)
+        s += length * direction
+        xs += length * xd
+        left -= length * product
+        new_square = left @ left
+        if float(new_square) <= exact**2:
+            break
+        direction = left + new_square / square * direction
+        square = new_square
+    return s, xs
+
+
+def _objective(w: Tensor, z: Tensor, positive: Tensor, negative: Tensor, l2: float) -> float:
+    return float(positive @ F.softplus(-z) + negative @ F.softplus(z) + l2 / 2 * (w @ w))
+
+
+def _every(count: int, at_most: int, device: torch.device) -> Tensor | slice:
+    """Places of `at_most` things, or of all, at an even stride; always at least one."""
+    at_most = max(1, at_most)
+    return slice(None) if count <= at_most else torch.arange(at_most, device=device) * count // at_most
+
+
+def _standardise(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Take mean and deviation (C,) from columns (n, C), in place, each row counting by its weight; return the two.
+
+    A column of rounding errors around a constant is constant, and becomes 0: its deviation is infinite.
+    """
+    weight = weight / weight.sum().clamp(min=torch.finfo(x.dtype).tiny)
+    mean = weight @ x
+    x -= mean
+    deviation = (weight @ x.square()).sqrt()
+    deviation = torch.where(deviation > 1e-5 * mean.abs(), deviation, torch.inf)
+    x /= deviation
+    return mean, deviation

@@ -1,0 +1,78 @@
+"""Which methods there are, and building one from plain values."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from networks import episode, tiny
+from sd_aanet.comparing import Comparer
+from sd_aanet.errors import ConfigError
+from sd_aanet.models import build_method, find_method, methods
+from sd_aanet.models.base import FewShotMethod
+
+NETWORK: dict[str, Any] = {"method": "prototype", "backbone": {"name": "resnet18"}}
+
+
+def test_methods_are_found_by_their_names() -> None:
+    assert {"sd_aanet", "prototype"} <= methods().keys()
+    for name, kind in methods().items():
+        assert issubclass(kind, FewShotMethod)
+        assert find_method(name) is kind
+        assert kind.name == name
+    assert len(set(methods().values())) == len(methods())
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_says_what_it_is(name: str) -> None:
+    method = tiny(name)
+    assert method.label
+    assert "\n" not in method.label
+    assert method.label == tiny(name).label
+    method.check_batch(method.least_batch)
+    if method.least_batch > 1:
+        with pytest.raises(ConfigError, match=rf"^batch_size=1, expected at least .*{method.least_batch} or more$"):
+            method.check_batch(1)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_that_trains_has_losses_and_gradients(name: str) -> None:
+    method = tiny(name)
+    if not method.trains:
+        assert not any(p.requires_grad for p in method.parameters())
+        return
+    method.train()
+    names = [[f"{row} {place}" for place in range(2)] for row in range(max(2, method.least_batch))]
+    batch = episode(names, [1] * len(names), method.backbone.grid.nearest(33), torch.float64)
+    terms = method.losses(Comparer(method)(batch), batch)
+    assert terms
+    assert method.loss_weights.keys() <= terms.keys()
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
+    assert any(p.grad is not None and p.grad.any() for p in method.parameters())
+    assert not any(p.grad is not None for p in method.backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "abacus"}, r"^method 'abacus' is unknown: choose one of [^\n]*prototype, [^\n]*$"),
+        ({"backbone": {"name": "alexnet"}}, r"^backbone 'alexnet' is unknown: choose one of resnet18"),
+        ({"backbone": {"name": "resnet18", "norm": "group"}}, r"^backbone.norm=group, expected frozen or batch"),
+        ({"channels": 8, "bins": 2}, r"^method prototype has no setting bins, channels: leave it out$"),
+        ({"features": "stage9"}, r"^model.features=stage9, but ResNet-18 has no such output: choose of [^\n]*$"),
+    ],
+)
+def test_unknown_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_method(**NETWORK | settings)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_brings_its_output_stride(name: str) -> None:
+    with torch.device("meta"):
+        method = build_method(name, {"name": "resnet50"})
+    assert max(output.stride for output in method.backbone.outputs.values()) <= methods()[name].output_stride
+    assert not method.backbone.trainable
+    assert method.training
+    assert not method.backbone.training
