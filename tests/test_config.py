@@ -83,6 +83,7 @@ def test_every_data_set_composes_with_its_recipe(dataset: str) -> None:
     assert config["dataset"]["name"] == dataset
     assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
     recipe = config["recipe"]
+    assert set(recipe) == set(composed("train")["recipe"]), "what any model may take of it"
     assert [config[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")] == [
         recipe[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")
     ]
