@@ -200,9 +200,10 @@ class EpisodeDataset(Dataset[Episode]):
         if not 0 <= index < self.length:
             raise IndexError(f"episode {index} of an epoch of {self.length}")
         spec = self.sampler.draw(epoch, index)
-        truth = joined_masks([torch.from_numpy(self.source.mask(spec.query, c)) for c in spec.classes]).numpy()
+        truths = [torch.from_numpy(self.source.mask(spec.query, c)) for c in spec.classes]
         if not self.ignore_boundary:
-            truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
+            truths = [truth.masked_fill(truth == IGNORE, 0) for truth in truths]
+        truth = joined_masks(truths).numpy()
         originals = [(spec.query, truth), *((i, self.source.mask(i, c)) for i, c in spec.examples)]
         # Slot 0 would seed the same stream as the episode's own draw, (seed, epoch, index).
         views = [
