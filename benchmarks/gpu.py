@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,12 +23,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference import loss, segment
-from benchmarks.rows import evaluate, jobs_of, plain
+from benchmarks.rows import evaluate, listed, our_loss, plain
 from benchmarks.workload import Workload
+from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode
 from sd_aanet.machine import resolve_workers
+from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.precision import autocast, set_tf32
-from sd_aanet.training.module import SDAANetModule
 
 SHOT, BATCH, REPEAT = 5, 4, 5
 """Shots of an evaluation; episodes of a reference training step; measurements of each, of which the median counts."""
@@ -62,12 +64,10 @@ class Way:
         with autocast(self.precision, device):
             yield
 
-    def module(self, work: Workload, device: torch.device) -> SDAANetModule:
-        """A module as it wants it."""
-        module = work.module().to(device)
-        if self.contiguous:
-            module.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return module
+    def method(self, work: Workload, device: torch.device) -> SDAANet:
+        """A method as it wants it."""
+        method = work.method().to(device)
+        return plain(method) if self.contiguous else method
 
 
 PLAIN = Way()
@@ -102,28 +102,20 @@ class Task:
 
 def training(work: Workload, way: Way, size: int, device: torch.device) -> tuple[Run, int]:
     """Our step of SGD."""
-    module, batch = way.module(work, device).train(), batch_of(work, size, device)
-    if way.compiled is not None:
-        module.network.compile(mode=way.compiled)
-
-    def value() -> Tensor:
-        prediction = module.network(batch.query, batch.support, batch.support_mask)
-        return module.loss(prediction, batch.query_mask, batch.support_mask).total  # type: ignore[no-any-return]
-
-    return stepping(module, value), size
+    method, batch = way.method(work, device).train(), batch_of(work, size, device)
+    value = partial(our_loss, Comparer(method), batch)
+    return stepping(method, value if way.compiled is None else torch.compile(value, mode=way.compiled)), size
 
 
 def plain_training(work: Workload, way: Way, size: int, device: torch.device) -> tuple[Run, int]:
     """The reference's step of SGD."""
-    module, batch = work.module().to(device).train(), batch_of(work, size, device)
-    network = plain(module)
-    tensors = (batch.query, batch.query_mask, batch.support, batch.support_mask)
-    return stepping(module, lambda: loss(network, module.loss, *tensors)), size
+    network, batch = plain(work.method().to(device).train()), batch_of(work, size, device)
+    return stepping(network, lambda: loss(network, batch)), size
 
 
-def stepping(module: SDAANetModule, value: Callable[[], Tensor]) -> Run:
+def stepping(method: SDAANet, value: Callable[[], Tensor]) -> Run:
     """A step of SGD on a loss."""
-    optimizer = torch.optim.SGD([p for p in module.network.parameters() if p.requires_grad], 0.0025, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.0025, momentum=0.9)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -138,30 +130,30 @@ def batch_of(work: Workload, size: int, device: torch.device) -> Episode:
     data = work.episodes(1, size, augment="published")
     data.setup("fit")
     assert data.train_data is not None
-    return Episode.collate([data.train_data[index] for index in range(size)]).to(device)
+    return Episode.cat([data.train_data[index] for index in range(size)]).to(device)
 
 
 def evaluation(work: Workload, way: Way, size: int, device: torch.device) -> tuple[Run, int]:
     """All our episodes of the first class."""
-    module, data = way.module(work, device).eval(), work.episodes(SHOT)
+    method, data = way.method(work, device).eval(), work.episodes(SHOT)
     if way.compiled is not None:
-        for part in ("mid", "high", "encode_queries", "compare"):  # what it calls, instead of the whole network
-            setattr(module.network, part, torch.compile(getattr(module.network, part), mode=way.compiled))
-    jobs = jobs_of(data)
-    jobs = [job for job in jobs if job.spec.class_id == jobs[0].spec.class_id]
-    return lambda: evaluate(module, data, jobs, batch=size, workers=resolve_workers("auto")), len(jobs)
+        for part in ("image_features", "masked_features", "encode_query", "compare"):  # where the time goes
+            setattr(method, part, torch.compile(getattr(method, part), mode=way.compiled))
+    everything = listed(data)
+    some = [one for one in everything if one.spec.classes == everything[0].spec.classes]
+    return lambda: evaluate(method, data, some, batch=size, workers=resolve_workers("auto")), len(some)
 
 
 def plain_evaluation(work: Workload, way: Way, size: int, device: torch.device) -> tuple[Run, int]:
     """The reference's forward of one episode."""
-    network, data = plain(work.module().to(device).eval()), work.episodes(SHOT)
+    network, data = plain(work.method().to(device).eval()), work.episodes(SHOT)
     data.setup("test")
     assert data.test_data is not None
     one = data.test_data[0].to(device)
 
     def run() -> None:
         with torch.inference_mode():
-            segment(network, one.query, one.query_mask, one.support, one.support_mask)
+            segment(network, one)
 
     return run, 1
 

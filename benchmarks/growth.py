@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.rows import evaluate, jobs_of, peak
+from benchmarks.rows import evaluate, listed, peak
 from benchmarks.timing import seconds
 from benchmarks.workload import Workload
 
@@ -17,10 +17,10 @@ from benchmarks.workload import Workload
 def measure(size: int, shot: int, episodes: int, data: Path | None) -> None:
     """Print a row."""
     work = Workload(size, size, data)
-    module, source = work.module(), work.episodes(shot, 5 * episodes)
-    jobs = [job for job in jobs_of(source) if job.index % 5 == 0]  # the first class of each turn
-    spent = seconds(lambda: evaluate(module, source, jobs))
-    pictures = len({i for job in jobs for i in (job.spec.query, *job.spec.supports)})
+    method, source = work.method(), work.episodes(shot, 5 * episodes)
+    some = [one for one in listed(source) if one.index % 5 == 0]  # the first class of each turn
+    spent = seconds(lambda: evaluate(method, source, some))
+    pictures = len({i for one in some for i in (one.spec.query, *(i for i, _ in one.spec.examples))})
     print(
         f"| {size} px | {shot} | {episodes} | {pictures} | {spent:.1f} s | {1000 * spent / episodes:.0f} ms |",
         flush=True,

@@ -9,51 +9,56 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from sd_aanet.models.functional import masked_average_pool, resize
-from sd_aanet.models.saam import BINS, AffinityExtractor
-from sd_aanet.training.losses import SDAANetLoss
 from torch import Tensor
 
+from sd_aanet.episode import Episode
+from sd_aanet.models.parts.functional import masked_average_pool, resize
 from sd_aanet.models.sd_aanet import SDAANet
+from sd_aanet.models.sd_aanet.saam import BINS, AffinityExtractor
 
 
-def segment(network: SDAANet, query: Tensor, query_mask: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
-    """Logits (B, 2, S, S) of episodes; shapes as those of `FewShotNetwork.forward`. Prior, SAAM and SDPM are on."""
-    return _forward(network, query, query_mask, support, support_mask)[0]
+def segment(network: SDAANet, episode: Episode) -> Tensor:
+    """Logits (B, 2, S, S) of one-way episodes. Prior, SAAM and SDPM are on."""
+    return _forward(network, episode)[0]
 
 
-def loss(
-    network: SDAANet, losses: SDAANetLoss, query: Tensor, query_mask: Tensor, support: Tensor, support_mask: Tensor
-) -> Tensor:
-    """The published training loss of a batch, for a network in train mode."""
-    logits, auxiliary, of_supports, students, p_q = _forward(network, query, query_mask, support, support_mask)
+def loss(network: SDAANet, episode: Episode) -> Tensor:
+    """The published training loss of a batch of one-way episodes, for a network in train mode."""
+    logits, auxiliary, of_supports, students, p_q = _forward(network, episode)
+    query_mask, support_mask, weights = episode.query_mask, episode.support_mask[:, 0], network.loss_weights
     cross_entropy = [F.cross_entropy(x, query_mask, ignore_index=255) for x in auxiliary]
     total = F.cross_entropy(logits, query_mask, ignore_index=255) + torch.stack(cross_entropy).mean()
     for k, (of_support, student) in enumerate(zip(of_supports, students, strict=True)):
         teacher = F.softmax((p_q + student) / 10, 1)
         distillation = F.kl_div(F.log_softmax(student / 5, 1), teacher, reduction="none").mean() * 0.9 * 25
         supervised = F.cross_entropy(of_support, support_mask[:, k], ignore_index=255)
-        total = total + (losses.alpha * distillation + losses.beta * supervised) / len(students)
+        weighted = weights["distillation"] * distillation + weights["support"] * supervised
+        total = total + weighted / len(students)
     return total
 
 
-def _forward(
-    network: SDAANet, query: Tensor, query_mask: Tensor, support: Tensor, support_mask: Tensor
-) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
+def _stages(network: SDAANet, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Stages 2, 3 and 4, the last one of a masked stage 3; nothing is folded, and no batch taken in parts."""
+    with torch.no_grad():
+        found = network.backbone.run(images, ("stage2", "stage3"))
+        masked = found["stage3"] if mask is None else found["stage3"] * mask
+        return found["stage2"], found["stage3"], network.backbone.run_on("stage3", masked, ["stage4"])["stage4"]
+
+
+def _forward(network: SDAANet, episode: Episode) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     assert network.saam is not None
     assert network.sdpm is not None
-    size, backbone = query.shape[-1], network.backbone
-    with torch.no_grad():
-        stage2, stage3 = backbone.stages23(query)
-        high = backbone.stage4(stage3)
+    query, query_mask = episode.query, episode.query_mask
+    support, support_mask = episode.support[:, 0], episode.support_mask[:, 0]  # (B, K, ...)
+    size = query.shape[-1]
+    stage2, stage3, high = _stages(network, query)
     q = network.dropout(F.relu(network.project_query(torch.cat([stage3, stage2], 1))))
     grid = (q.shape[-2], q.shape[-1])
     prototypes, priors, of_supports, reweightings = [], [], [], []
     for k in range(support.shape[1]):
         mask = resize((support_mask[:, k] == 1).to(q.dtype)[:, None], grid)
-        with torch.no_grad():
-            stage2, stage3 = backbone.stages23(support[:, k])
-            priors.append(_prior(high, backbone.stage4(stage3 * mask) * mask))
+        stage2, stage3, of_support = _stages(network, support[:, k], mask)
+        priors.append(_prior(high, of_support * mask))
         s = network.dropout(F.relu(network.project_support(torch.cat([stage3, stage2], 1))))
         p = masked_average_pool(s, mask)
         u = network.sdpm.reweighting(p[:, None])[:, 0]

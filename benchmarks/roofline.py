@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.rows import keeping, our_loss
 from benchmarks.timing import seconds
 from benchmarks.workload import Workload
 from sd_aanet.episode import Episode
-from sd_aanet.models.base import Features
 
 HEAD = "| part | Goperations | GB | operations a byte | time | reached | attainable | share |\n|" + " --- |" * 8
 
@@ -73,46 +73,42 @@ def row(part: str, run: Callable[[], object], operations_rate: float, bytes_rate
 
 def parts(work: Workload) -> dict[str, Callable[[], object]]:
     """The parts of a query with five supports, and of a training step of four episodes."""
-    network, data = work.module().eval().network, work.episodes(5)
+    method, data = work.method().eval(), work.episodes(5)
     data.setup("test")
     assert data.test_data is not None
     episode = data.test_data[0]
-    foreground = (episode.support_mask[0] == 1).float()  # (5, S, S)
+    masks, rows, size = episode.support_mask[0, 0], [0] * 5, (work.size, work.size)
     with torch.no_grad():
-        mid, of_supports = network.mid(episode.query), network.mid(episode.support[0])
-        supports = network.encode_supports(Features(of_supports, network.high(of_supports, foreground)), foreground)
-        queries = network.encode_queries(Features(mid, network.high(mid)))
-        prior = network.prior(queries, [supports.columns])
+        mid, of_supports = method.image_features(episode.query), method.image_features(episode.support[0, 0])
+        supports = method.encode_support(of_supports, method.masked_features(of_supports, masks), masks)
+        sets = method.support_set(supports, 5)
+        queries = method.encode_query(mid, method.masked_features(mid, None))
+        priors = method.pair(queries, rows, supports)
 
     def without_gradient(run: Callable[[], object]) -> Callable[[], object]:
         return torch.no_grad()(run)
 
-    size = (work.size, work.size)
     return {
-        "stages 0 to 3 of a query": without_gradient(lambda: network.mid(episode.query)),
-        "its stage 4": without_gradient(lambda: network.high(mid)),
-        "its projection, and share of SAAM": without_gradient(lambda: network.encode_queries(Features(mid, None))),
-        "its prior": without_gradient(lambda: network.prior(queries, [supports.columns])),
-        "its attention and decoder": without_gradient(
-            lambda: network.compare(queries, supports.prototypes[None], prior, size)
-        ),
+        "stages 0 to 3 of a query": without_gradient(lambda: method.image_features(episode.query)),
+        "its stage 4": without_gradient(lambda: method.masked_features(mid, None)),
+        "its projection, and share of SAAM": without_gradient(lambda: method.encode_query(mid, None)),
+        "its prior": without_gradient(lambda: method.pair(queries, rows, supports)),
+        "its attention and decoder": without_gradient(lambda: method.compare(queries, sets, priors, size)),
         "a training step of 4 episodes, after the backbone": training(work),
     }
 
 
 def training(work: Workload) -> Callable[[], object]:
     """Forward, loss and backward of the head."""
-    module, data = work.module().train(), work.episodes(1, 4)
+    comparer, data = keeping(work.method().train()), work.episodes(1, 4)
     data.setup("fit")
     assert data.train_data is not None
-    batch = Episode.collate([data.train_data[index] for index in range(4)])
-    foreground = (batch.support_mask == 1).float()  # (4, 1, S, S)
-    features = module.network.extract(batch.query, batch.support, foreground)
+    batch = Episode.cat([data.train_data[index] for index in range(4)])
+    comparer(batch)  # from here on the backbone has nothing to do
 
     def run() -> None:
-        module.zero_grad()
-        prediction = module.network.head(*features, foreground)
-        module.loss(prediction, batch.query_mask, batch.support_mask).total.backward()
+        comparer.method.zero_grad()
+        our_loss(comparer, batch).backward()
 
     return run
 

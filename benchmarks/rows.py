@@ -14,24 +14,24 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from sd_aanet.memory import GIGABYTE, FeatureMemory
 
 from benchmarks.reference import loss, segment
 from benchmarks.timing import Row, compared, of_pairs, seconds
 from benchmarks.workload import Workload
+from sd_aanet.comparing import Comparer
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.loader import Loader
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.evaluation.loading import LabelledPictures, StepDataset
-from sd_aanet.evaluation.plan import Job, plan
+from sd_aanet.evaluation.plan import ListedEpisode, plan
 from sd_aanet.evaluation.tester import EpisodeTester
-from sd_aanet.metrics import class_sums, episode_counts
-from sd_aanet.metrics import scores as figures
+from sd_aanet.feature_cache import GIGABYTE, FeatureCache
+from sd_aanet.metrics import class_sums, episode_counts, scores
+from sd_aanet.models.base import Method
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.precision import autocast
 from sd_aanet.segmenter import FewShotSegmenter
-from sd_aanet.training.module import SDAANetModule
 
 T = TypeVar("T")
 PRECISIONS = (False, True) if torch.cpu._is_avx512_bf16_supported() else (False,)
@@ -43,49 +43,52 @@ def half(on: bool) -> AbstractContextManager[object]:
     return autocast("bf16-mixed" if on else "32-true", torch.device("cpu"))
 
 
-def plain(module: SDAANetModule) -> SDAANet:
-    """Its network for the reference, in PyTorch's default memory layout."""
-    assert isinstance(module.network, SDAANet)
-    module.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return module.network
+def plain(method: SDAANet) -> SDAANet:
+    """The same for the reference, in PyTorch's default memory layout."""
+    method.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return method
 
 
 def prepared(
-    module: SDAANetModule,
+    method: Method,
     data: EpisodeDataModule,
-    jobs: list[Job],
+    episodes: list[ListedEpisode],
     budget: float = 8 * GIGABYTE,
     batch: int = 4,
     workers: int = 0,
 ) -> tuple[EpisodeTester, Loader[LabelledPictures]]:
-    """What `sd-aanet evaluate` makes of a module and episodes, and the loader of their pictures."""
-    tester = EpisodeTester(module.eval(), data.preprocess, ("squashed",), batch=batch, budget=budget)
-    tester.steps = plan(jobs, tester.most_supports(), batch)
-    return tester, Loader(StepDataset(data.source("val"), tester.steps, data.preprocess), workers, batch_size=None)
+    """What `sd-aanet evaluate` makes of a method and episodes, and the loader of their pictures."""
+    source = data.source("val")
+    tester = EpisodeTester(
+        method.eval(), data.preprocess, len(source.classes), ("squashed",), batch=batch, budget=budget
+    )
+    tester.steps = plan(episodes, tester.most_supports(), batch)
+    return tester, Loader(StepDataset(source, tester.steps, data.preprocess), workers, batch_size=None)
 
 
-def evaluate(module: SDAANetModule, data: EpisodeDataModule, jobs: list[Job], **how: Any) -> EpisodeTester:
-    """What `sd-aanet evaluate` does with episodes, from files to counts, on the module's device.
+def evaluate(method: Method, data: EpisodeDataModule, episodes: list[ListedEpisode], **how: Any) -> EpisodeTester:
+    """What `sd-aanet evaluate` does with episodes, from files to counts, on the method's device.
 
     Args:
         how: further arguments of `prepared`.
     """
-    tester, pictures = prepared(module, data, jobs, **how)
+    tester, pictures = prepared(method, data, episodes, **how)
+    device = next(method.parameters()).device
     with torch.inference_mode():
         for place, step in enumerate(pictures):
-            tester.test_step(step.to(module.device), place)
+            tester.test_step(step.to(device), place)
     return tester
 
 
-def jobs_of(data: EpisodeDataModule) -> list[Job]:
+def listed(data: EpisodeDataModule) -> list[ListedEpisode]:
     """All test episodes."""
-    return [Job(0, index, spec) for index, spec in enumerate(data.test_specs(0))]
+    return [ListedEpisode(0, index, spec) for index, spec in enumerate(data.test_specs(0))]
 
 
 def miou(rows: list[torch.Tensor], classes: int) -> float:
     """Of episodes, as `EpisodeTester.rows` has them."""
     all_rows = torch.cat(rows)
-    return float(figures(*class_sums(all_rows[:, 3:], all_rows[:, 2], classes))["miou"])
+    return float(scores(*class_sums(all_rows[:, 3:], all_rows[:, 2], classes))["miou"])
 
 
 def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: tuple[float, float]) -> Iterator[Row]:
@@ -94,22 +97,22 @@ def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: t
     The reference costs the same for every episode, so it is timed on some; ours gets faster as pictures repeat, so it
     does them all. Met is a row only where mIoU is the reference's to 1e-4, in bf16 float32's to 0.2 points.
     """
-    module, data = work.module().eval(), work.episodes(shot, episodes)
-    plainly = plain(work.module().eval())
-    jobs, classes = jobs_of(data), len(data.source("val").classes)
-    scores: list[float] = []
+    method, data = work.method().eval(), work.episodes(shot, episodes)
+    plainly = plain(work.method().eval())
+    everything, classes = listed(data), len(data.source("val").classes)
+    found: list[float] = []
     assert data.test_data is not None
     for on, target in zip(PRECISIONS, targets, strict=False):
         measured, all_of_ours, ours, theirs = [], [], [], []
-        for class_id in sorted({job.spec.class_id for job in jobs}):
-            some = [job for job in jobs if job.spec.class_id == class_id]
-            places = [job.index for job in some[:: max(1, len(some) // sample)][:sample]]
+        for class_id in sorted({one.spec.classes[0] for one in everything}):
+            some = [one for one in everything if one.spec.classes[0] == class_id]
+            places = [one.index for one in some[:: max(1, len(some) // sample)][:sample]]
             start = time.perf_counter()
             logits = {place: _by_reference(plainly, data.test_data[place]) for place in places}
             slow = (time.perf_counter() - start) / len(places) * len(some)
             start = time.perf_counter()
             with half(on):
-                rows = torch.cat(evaluate(module, data, some).rows["squashed"])  # (E, 8), see `EpisodeTester`
+                rows = torch.cat(evaluate(method, data, some).rows["squashed"])  # (E, 8), see `EpisodeTester`
             measured.append((slow, time.perf_counter() - start))
             all_of_ours.append(rows)
             for place in places:
@@ -118,11 +121,11 @@ def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: t
                 ours.append(rows[rows[:, 1] == place])
         apart = abs(miou(ours, classes) - miou(theirs, classes))
         note = f"mIoU of the reference's {len(theirs)} episodes {miou(theirs, classes):.4f}, ours {apart:.0e} from it"
-        scores.append(miou(all_of_ours, classes))
+        found.append(miou(all_of_ours, classes))
         exact = apart <= 1e-4
         if on:
-            note += f"; of all {abs(scores[1] - scores[0]) * 100:.2f} points from float32"
-            exact = abs(scores[1] - scores[0]) <= 0.002
+            note += f"; of all {abs(found[1] - found[0]) * 100:.2f} points from float32"
+            exact = abs(found[1] - found[0]) <= 0.002
         row = of_pairs(f"{episodes} {shot}-shot episodes, {'bf16' if on else 'float32'}", measured, target)
         slow, fast = (sum(column) for column in zip(*measured, strict=True))
         yield replace(row, reference=slow, ours=fast, note=note, holds=exact)
@@ -130,7 +133,7 @@ def evaluation(work: Workload, shot: int, episodes: int, sample: int, targets: t
 
 def _by_reference(network: SDAANet, episode: Episode) -> torch.Tensor:
     with torch.inference_mode():
-        return segment(network, episode.query, episode.query_mask, episode.support, episode.support_mask)
+        return segment(network, episode)
 
 
 def queries(work: Workload, pairs: int, targets: tuple[float, float]) -> Iterator[Row]:
@@ -138,90 +141,90 @@ def queries(work: Workload, pairs: int, targets: tuple[float, float]) -> Iterato
     data = work.episodes(5, 10)
     spec, source = data.test_specs(0)[0], data.source("val")
     assert data.test_data is not None
-    episode, plainly = data.test_data[0], plain(work.module().eval())
+    episode, plainly = data.test_data[0], plain(work.method().eval())
     picture = source.image(spec.query)
     for on, target in zip(PRECISIONS, targets, strict=False):
         precision = "bf16-mixed" if on else "32-true"
-        segmenter = FewShotSegmenter(work.module().network, Preprocess(work.size), "cpu", precision)
-        segmenter.remember([(source.image(i), source.mask(i, spec.class_id)) for i in spec.supports])
+        segmenter = FewShotSegmenter(work.method(), Preprocess(work.size), "cpu", precision)
+        segmenter.remember([(source.image(i), source.mask(i, c)) for i, c in spec.examples])
         what = f"a query with 5 remembered supports, {'bf16' if on else 'float32'}"
         ours = partial(segmenter.segment, picture)
         yield compared(what, lambda: _by_reference(plainly, episode), ours, pairs, target)
 
 
-def training(
-    work: Workload, pairs: int, targets: tuple[float, float], remembered: tuple[float, float]
-) -> Iterator[Row]:
-    """A step of four episodes with augmentation, and one from remembered features."""
-    data = work.episodes(1, augment="published")
-    data.setup("fit")
-    assert data.train_data is not None
-    batch = Episode.collate([data.train_data[index] for index in range(4)])
-    keyed = work.episodes(1)
-    keyed.setup("fit")
-    assert keyed.train_data is not None
-    recurring = Episode.collate([keyed.train_data[index] for index in range(4)])
-    plainly = work.module().train()
-    plain(plainly)
-    plain_step = _step(plainly, lambda: _reference_loss(plainly, batch))
+def training(work: Workload, pairs: int, targets: tuple[float, float], kept: tuple[float, float]) -> Iterator[Row]:
+    """A step of four episodes with augmentation, and one from kept features."""
+    batch, recurring = (_batch(work.episodes(1, augment=augment)) for augment in ("published", "none"))
+    plainly = plain(work.method().train())
+    plain_step = _step(plainly, lambda: loss(plainly, batch))
     for on, target in zip(PRECISIONS, targets, strict=False):
-        module = work.module().train()
-        step = _step(module, lambda m=module: _our_loss(m, batch), on)  # type: ignore[misc]
+        step = our_step(Comparer(work.method().train()), batch, on)
         yield compared(f"a training step of 4 episodes, {'bf16' if on else 'float32'}", plain_step, step, pairs, target)
-    for on, target in zip(PRECISIONS, remembered, strict=False):
-        module = work.module().train()
-        module.memory = FeatureMemory(module.network, 8 * GIGABYTE)
-        step = _step(module, lambda m=module: _our_loss(m, recurring), on)  # type: ignore[misc]
-        what = f"the same from remembered features, {'bf16' if on else 'float32'}"
+    for on, target in zip(PRECISIONS, kept, strict=False):
+        step = our_step(keeping(work.method().train()), recurring, on)
+        what = f"the same from kept features, {'bf16' if on else 'float32'}"
         yield compared(what, plain_step, step, pairs, target)
 
 
-def _step(module: SDAANetModule, loss: Callable[[], torch.Tensor], on: bool = False) -> Callable[[], None]:
-    parameters = [p for p in module.network.parameters() if p.requires_grad]
+def _batch(data: EpisodeDataModule) -> Episode:
+    data.setup("fit")
+    assert data.train_data is not None
+    return Episode.cat([data.train_data[index] for index in range(4)])
+
+
+def keeping(method: Method) -> Comparer:
+    """A method at work that keeps the features of its backbone."""
+    return Comparer(method, FeatureCache(method, 8 * GIGABYTE))
+
+
+def our_loss(comparer: Comparer, batch: Episode) -> torch.Tensor:
+    """What `FewShotModule` makes smaller."""
+    terms, weights = comparer.method.losses(comparer(batch), batch), comparer.method.loss_weights
+    return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+
+
+def our_step(comparer: Comparer, batch: Episode, on: bool = False) -> Callable[[], None]:
+    """A step of SGD."""
+    return _step(comparer.method, lambda: our_loss(comparer, batch), on)
+
+
+def _step(method: Method, value: Callable[[], torch.Tensor], on: bool = False) -> Callable[[], None]:
+    parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, 0.0025, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
         optimizer.zero_grad()
         with half(on):
-            value = loss()
-        value.backward()
+            total = value()
+        total.backward()
         optimizer.step()
 
     return step
 
 
-def _reference_loss(module: SDAANetModule, batch: Episode) -> torch.Tensor:
-    tensors = (batch.query, batch.query_mask, batch.support, batch.support_mask)
-    return loss(plain(module), module.loss, *tensors)
-
-
-def _our_loss(module: SDAANetModule, batch: Episode) -> torch.Tensor:
-    return module.loss(module(batch), batch.query_mask, batch.support_mask).total  # type: ignore[no-any-return]
-
-
 def waiting(work: Workload, steps: int = 6) -> Iterator[Row]:
     """The share of the time in which there is nothing to do but wait for one worker's pictures."""
-    for what, augment in (("a training step", "published"), ("a step from remembered features", "none")):
+    for what, augment in (("a training step", "published"), ("a step from kept features", "none")):
         data = work.episodes(1, augment=augment)
         data.workers, data.episodes = 1, 4 * (steps + 2)
         data.setup("fit")
-        module = work.module().train()
+        comparer = Comparer(work.method().train())
         if augment == "none":
-            module.memory = FeatureMemory(module.network, 8 * GIGABYTE)
+            comparer = keeping(comparer.method)
             with torch.no_grad():
                 for batch in data.train_dataloader():
-                    module(batch)
-        step = partial(_train, module)
-        yield Row(f"waiting for data in {what}", None, 100 * _waited(data.train_dataloader(), step), 10, "%")
+                    comparer(batch)
+        share = _waited(data.train_dataloader(), partial(_train, comparer))
+        yield Row(f"waiting for data in {what}", None, 100 * share, 10, "%")
     data = work.episodes(1, 20)
-    tester, loader = prepared(work.module(), data, jobs_of(data), workers=1)
+    tester, loader = prepared(work.method(), data, listed(data), workers=1)
     with torch.inference_mode():
         share = _waited(loader, lambda pictures: tester.test_step(pictures, 0))
     yield Row("waiting for data in an evaluation", None, 100 * share, 10, "%")
 
 
-def _train(module: SDAANetModule, batch: Episode) -> None:
-    _step(module, lambda: _our_loss(module, batch))()
+def _train(comparer: Comparer, batch: Episode) -> None:
+    our_step(comparer, batch)()
 
 
 def _waited(loader: Iterable[T], step: Callable[[T], object]) -> float:
@@ -241,13 +244,13 @@ def _waited(loader: Iterable[T], step: Callable[[T], object]) -> float:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from benchmarks.rows import evaluate, jobs_of, miou
+from benchmarks.rows import evaluate, listed, miou
 from benchmarks.workload import Workload
 size, budget, shot, episodes, *files = sys.argv[1:]
 data, weights, checkpoint = (Path(file) if file else None for file in files)
 work = Workload(int(size), int(size), data, weights, checkpoint)
-module, episodes = work.module(), work.episodes(int(shot), int(episodes))
-tester = evaluate(module, episodes, jobs_of(episodes), budget=float(budget) * 1024**3)
+method, episodes = work.method(), work.episodes(int(shot), int(episodes))
+tester = evaluate(method, episodes, listed(episodes), budget=float(budget) * 1024**3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
 print(miou(tester.rows["squashed"], len(episodes.source("val").classes)))
 """

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sd_aanet.weights import load_backbone_weights
 
-from sd_aanet.checkpoint import load_module
+from sd_aanet.backbones import build_backbone
+from sd_aanet.backbones.weights import load_backbone_weights, stride_of
+from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
-from sd_aanet.training.module import SDAANetModule
+from sd_aanet.models.sd_aanet import SDAANet
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,19 @@ class Workload:
     checkpoint: Path | None = None
     images: int = 200
 
-    def module(self) -> SDAANetModule:
+    def method(self) -> SDAANet:
         """SD-AANet on ResNet-50, as published; or the checkpoint's."""
         if self.checkpoint is not None:
-            return load_module(self.checkpoint)
+            trained = load_trained(self.checkpoint).method
+            assert isinstance(trained, SDAANet)
+            return trained
         torch.manual_seed(0)
-        module = SDAANetModule({"backbone": "resnet50"}, {}, {"size": self.size}, classes=20)
-        if self.weights is not None:
-            load_backbone_weights(module.network.backbone, str(self.weights))
-        return module
+        source = None if self.weights is None else str(self.weights)
+        method = SDAANet(build_backbone("resnet50", stride_on=stride_of(source)))
+        if source is not None:
+            load_backbone_weights(method.backbone, source)
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return method
 
     def episodes(self, shot: int, count: int = 1000, augment: str = "none") -> EpisodeDataModule:
         """Fold 0."""

@@ -13,9 +13,8 @@ from benchmarks import reference
 from benchmarks.rows import _waited, evaluation
 from benchmarks.timing import HEAD, Row, of_pairs
 from benchmarks.workload import Workload
-from sd_aanet.training.losses import SDAANetLoss
 
-from networks import inputs, small
+from networks import CountingResNet, inputs, losses, made, predict, small
 
 
 @pytest.mark.parametrize("shot", [1, 3])
@@ -23,21 +22,29 @@ def test_the_reference_segments_as_the_network_does(shot: int) -> None:
     network = small().eval()
     query, query_mask, support, support_mask = inputs(shot=shot)
     with torch.no_grad():
-        ours = network(query, support, support_mask).logits
-        theirs = reference.segment(network, query, query_mask, support, support_mask)
+        ours = predict(network, query, support, support_mask).logits
+        theirs = reference.segment(network, made(query, query_mask, support, support_mask))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_the_reference_trains_as_the_network_does() -> None:
-    losses = SDAANetLoss()
-    query, query_mask, support, support_mask = inputs(shot=2)
     ours, theirs = small().train(), small().train()
-    losses(ours(query, support, support_mask), query_mask, support_mask).total.backward()
-    reference.loss(theirs, losses, query, query_mask, support, support_mask).backward()
+    losses(ours, *inputs(shot=2))["total"].backward()
+    reference.loss(theirs, made(*inputs(shot=2))).backward()
     for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         if mine.requires_grad:
             assert mine.grad is not None, name
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-8, atol=1e-8)
+
+
+def test_the_reference_takes_each_episode_and_picture_on_its_own() -> None:
+    """One forward an episode, each shot alone, in eval mode too; with nothing folded."""
+    backbone = CountingResNet()
+    network = small(backbone=backbone).eval()
+    with torch.no_grad():
+        for _ in range(2):
+            reference.segment(network, made(*inputs(batch=1, shot=3)))
+    assert backbone.seen == [1] * 2 * (1 + 3)
 
 
 @pytest.mark.slow  # a ResNet-50 over some dozen pictures
@@ -55,7 +62,6 @@ def test_rows_of_an_evaluation() -> None:
     [
         ("gpu", "--device cpu --size 33 --train-size 33 --batches 2 --ways bf16", "bf16 | 2 |"),
         ("index", "--images 40", "second start"),
-        ("backbones", "--backbones efficientnet_lite0 --sizes 33 --rounds 1", "efficientnet_lite0"),
     ],
 )
 def test_the_other_programs_run(module: str, arguments: str, words: str) -> None:

@@ -185,15 +185,17 @@ def test_another_example_of_the_same_name_takes_its_place(kind: type[CosineProto
             same(compared(comparer, batch), one_by_one(method, batch))
 
 
-def test_masks_reach_a_method_as_they_are() -> None:
-    masks: list[Tensor] = []
+@pytest.mark.parametrize("name", methods())
+def test_masks_reach_a_method_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what is ignored, padding and boundaries, still told from the background."""
+    method, masks = tiny(name), []
+    encode = method.encode_support
 
-    class Watching(CosinePrototype):
-        def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Prototypes:
-            masks.append(mask)
-            return super().encode_support(features, masked, mask)
+    def watching(features: Any, masked: Any, mask: Tensor) -> Any:
+        masks.append(mask)
+        return encode(features, masked, mask)
 
-    method = made(Watching)
+    monkeypatch.setattr(method, "encode_support", watching)
     batch = batch_of(method, shots=1, ways=2)
     with torch.no_grad():
         Comparer(method)(batch)

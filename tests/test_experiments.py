@@ -17,6 +17,7 @@ SMALL = (
     *("size=65", "steps=2", "batch_size=2", "val_every=1", "val_episodes=4", "min_object_pixels=100"),
     *("test_episodes=6", "test_batch_size=4", "seeds=1", "workers=0", "strategy=cpu", "precision=32-true"),
 )
+ALL = EXPERIMENTS | {"hsnet_pascal5i_resnet50": ("pascal5i", "resnet50", "hsnet", "auto", "novel", 0.001, 20, 594000)}
 
 
 def weights_of(backbone: str, folder: Path) -> Path:
@@ -32,7 +33,7 @@ def weights_of(backbone: str, folder: Path) -> Path:
 
 def check_recipe(name: str, backbone: str, root: Path) -> None:
     """Two steps, both validations and the evaluation of an experiment, by the switches that are its own."""
-    dataset, _, protocol, norm, select_on, rate, *_ = EXPERIMENTS[name]
+    dataset, _, protocol, norm, select_on, rate, *_ = ALL[name]
     make = {"pascal5i": make_voc, "coco20i": make_coco}[str(dataset)]
     make(root / "data")
     out = root / "run"
@@ -52,12 +53,12 @@ def check_recipe(name: str, backbone: str, root: Path) -> None:
     assert result["episodes"] == 6
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
     check_recipe(name, "resnet18", tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_experiment_runs_on_its_own_backbone(name: str, tmp_path: Path) -> None:
-    check_recipe(name, str(EXPERIMENTS[name][1]), tmp_path)
+    check_recipe(name, str(ALL[name][1]), tmp_path)

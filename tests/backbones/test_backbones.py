@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from networks import CountingResNet, inputs, predict, rough, small
-from sd_aanet.backbones import build_backbone
 from sd_aanet.backbones import base as backbone_base
+from sd_aanet.backbones import build_backbone
 from sd_aanet.backbones.base import Backbone, Grid, folded
 from sd_aanet.errors import ConfigError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ COLUMNS = (
     *("background_intersection", "background_union", "object"),
 )
 AREA = 500 * 375
+LOSSES = {"main": 0.7, "auxiliary": 0.75, "distillation": 0.002, "support": 0.6}
+"""Terms of a training's loss, and where they begin."""
 
 
 def novel(dataset: str, fold: int) -> dict[int, str]:
@@ -55,6 +57,8 @@ def make_run(
     config: dict[str, Any] | None = None,
     network: dict[str, Any] | None = None,
     protocol: dict[str, Any] | None = None,
+    label: str = "SD-AANet (published)",
+    losses: Mapping[str, float] = LOSSES,
 ) -> dict[str, Any]:
     """Write a job's folder: result.json, and with `companions` episodes, prototypes and the curves of a training.
 
@@ -62,6 +66,8 @@ def make_run(
         train_seed: None for a network without a training.
         config: of config.yaml; None for none.
         network, protocol: entries that differ from the usual ones.
+        label: what the method calls itself.
+        losses: of a training, see `LOSSES`.
 
     Returns:
         The content of result.json.
@@ -82,7 +88,7 @@ def make_run(
         "episodes": episodes * len(seeds),
         "checkpoint": None if train_seed is None else str(folder / "checkpoints/best.ckpt"),
         "protocol": {
-            **{"protocol": "strict", "dataset": dataset, "fold": fold, "folds": 4, "test_shot": shot},
+            **{"protocol": "strict", "dataset": dataset, "fold": fold, "folds": 4, "way": 1, "test_shot": shot},
             **{"episodes": episodes, "episodes_file": None},
             **{
                 "seeds": len(seeds),
@@ -95,17 +101,14 @@ def make_run(
             "classes": {"train": [], "val": [], "test": list(classes.values())},
             **(protocol or {}),
         },
-        "label": f"SD-AANet ({(network or {}).get('variant', 'published')})",
+        "confusion": None,
+        "label": label,
+        "trains": (network or {}).get("method") != "prototype",
         "backbone": "ResNet-50",
         "network": {
-            **{
-                "method": "sd_aanet",
-                "backbone": {"name": "resnet50"},
-                "variant": "published",
-                "sdpm": True,
-                "saam": True,
-            },
-            **{"prior": True, "dropout": 1.0, "bins": [1.0, 0.5, 0.25, 0.125]},
+            **{"method": "sd_aanet", "variant": "published", "sdpm": True, "saam": True, "prior": True},
+            "backbone": {"name": "resnet50", "trainable": False, "norm": "frozen", "high": None},
+            **{"dropout": 1.0, "bins": [1.0, 0.5, 0.25, 0.125], "loss": {"alpha": 50.0}},
             **(network or {}),
         },
         "training": training,
@@ -121,7 +124,7 @@ def make_run(
         _write_episodes(folder / "episodes.csv", [row for part in rows.values() for row in part])
         _write_prototypes(folder / "prototypes.npz", random, rows["original"], seeds[0])
         if train_seed is not None:
-            write_metrics(folder, random, steps)
+            write_metrics(folder, random, steps, losses)
     return result
 
 
@@ -142,22 +145,23 @@ def make_sweep(
     }
 
 
-def write_metrics(folder: Path, random: np.random.Generator, steps: int, every: int = 9) -> None:
+def write_metrics(
+    folder: Path, random: np.random.Generator, steps: int, losses: Mapping[str, float] = LOSSES, every: int = 9
+) -> None:
     """logs/version_0/metrics.csv of a training: losses every so many steps, ten validations."""
-    names = ("total", "main", "auxiliary", "distillation", "support", "lr")
+    names = ("total", *losses, "lr")
     header = ["epoch", "step", *(f"train/{name}" for name in names), "val/miou", "val/fb_iou"]
     lines = []
     for step in range(every - 1, steps, every):
         fall = 0.3 + 0.7 * float(np.exp(-4 * step / steps))
-        main, auxiliary, support = (fall * factor * float(random.uniform(0.8, 1.2)) for factor in (0.7, 0.75, 0.6))
-        distillation = 0.002 * fall * float(random.uniform(0.7, 1.3))
-        total = main + auxiliary + 50 * distillation + 0.5 * support
-        losses = [total, main, auxiliary, distillation, support, 0.1 * (1 - step / steps) ** 0.9]
-        lines.append([0, step, *losses, "", ""])
+        terms = [fall * start * float(random.uniform(0.8, 1.2)) for start in losses.values()]
+        weights = {"distillation": 50, "support": 0.5}
+        total = sum(weights.get(name, 1) * term for name, term in zip(losses, terms, strict=True))
+        lines.append([0, step, total, *terms, 0.1 * (1 - step / steps) ** 0.9, "", ""])
     level = float(random.uniform(0.4, 0.55))
     for part in range(1, 11):
         miou = level * (1 - float(np.exp(-part / 2))) + float(random.normal(0, 0.01))
-        lines.append([part - 1, part * steps // 10 - 1, *[""] * 6, miou, 0.3 + miou * 0.8])
+        lines.append([part - 1, part * steps // 10 - 1, *[""] * len(names), miou, 0.3 + miou * 0.8])
     path = folder / "logs/version_0/metrics.csv"
     path.parent.mkdir(parents=True)
     _write_csv(path, header, sorted(lines, key=lambda line: int(line[1])))

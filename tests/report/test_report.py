@@ -104,6 +104,62 @@ def test_a_job_of_both_resolutions_joins_those_of_one() -> None:
     assert squashed["fold-2"] != original["fold-2"] == "–"
 
 
+def test_rows_are_called_what_methods_call_themselves() -> None:
+    make_run(Path("sweep/0"), label="Any Net (v2), no prior")
+    make_run(Path("sweep/1"), label="prototype", train_seed=None, network={"method": "prototype"})
+    result = make_run(Path("sweep/2"), label="prototype", train_seed=None, network={"method": "prototype"}, shot=5)
+    result["backbone"] = "DINOv2 ViT-S/14"
+    Path("sweep/2/result.json").write_text(json.dumps(result))
+    make_run(Path("sweep/3"), train_seed=None)
+    _, lines = reported()
+    assert [(line["model"], line["backbone"]) for line in measured(lines)] == [
+        ("Any Net (v2), no prior", "ResNet-50"),
+        ("prototype", "DINOv2 ViT-S/14"),
+        ("prototype", "ResNet-50"),  # it has nothing to learn
+        ("SD-AANet (published), untrained", "ResNet-50"),
+    ]
+
+
+def test_rows_of_one_label_say_what_they_differ_in() -> None:
+    make_run(Path("sweep/0"), config={"lr": 0.1, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}})
+    make_run(Path("sweep/1"), config={"lr": 0.1, "optimizer": {"name": "adam", "lr": 0.3}})
+    make_run(
+        Path("sweep/2"),
+        config={"lr": 0.1, "optimizer": {"name": "adam", "lr": 0.3}},
+        network={"backbone": {"name": "resnet50", "trainable": False, "norm": "frozen", "high": "stage3"}},
+    )
+    _, lines = reported()
+    assert sorted(line["model"] for line in measured(lines)) == [
+        "SD-AANet (published), backbone.high null, optimizer.name adam",
+        "SD-AANet (published), backbone.high null, optimizer.name sgd, optimizer.momentum 0.9",
+        "SD-AANet (published), backbone.high stage3, optimizer.name adam",
+    ]
+
+
+def test_several_classes_are_rows_of_their_own() -> None:
+    make_run(Path("sweep/0"))
+    result = make_run(Path("sweep/1"), companions=False, protocol={"way": 2})
+    one, *_ = csv.reader(Path("sweep/0/episodes.csv").read_text().splitlines())
+    rows = list(csv.reader(Path("sweep/0/episodes.csv").read_text().splitlines()))[1:]
+    with Path("sweep/1/episodes.csv").open("w", newline="") as file:  # a row an episode and class
+        csv.writer(file).writerows([one, *(row for row in rows for _ in range(2))])
+    assert len(rows) == result["episodes"]
+    done, lines = reported()
+    assert len(measured(lines)) == 2
+    assert "way 1" in done.out
+    assert "way 2" in done.out
+
+
+def test_losses_of_any_name_are_drawn() -> None:
+    make_run(Path("sweep/0"), losses={"main": 0.7, "contrast": 0.001}, label="Any Net", network={"method": "any"})
+    make_run(Path("sweep/1"), losses={"dice": 0.7})
+    reported()
+    text = Path("sweep/report/figures/losses.svg").read_text()
+    for name in ("main", "contrast", "dice", "total"):
+        assert f"<!-- {name} -->" in text
+    assert "<!-- distillation -->" not in text
+
+
 def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None:
     for fold, arrangement in enumerate(("interleaved", "contiguous")):
         source = {"arrangement": arrangement, "folds": 4}
@@ -179,7 +235,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone() -> None:
-    make_sweep(Path("sweep"), network={"variant": "<b>x</b>"})
+    make_sweep(Path("sweep"), label="SD-AANet (<b>x</b>)")
     Path("sweep/failures").mkdir()
     Path("sweep/failures/fold9.txt").write_text("RuntimeError: <out> of memory")
     reported()

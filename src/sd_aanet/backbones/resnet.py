@@ -133,14 +133,14 @@ class ResNet(Backbone):
         return self._stages(int(after.removeprefix("stage")) + 1, x, wanted)
 
     def keep(self, wanted: Collection[str]) -> None:
-        last = max((_stage(name) for name in wanted), default=0)
+        last = max([0, *map(_stage, wanted)])
         for stage in range(last + 1, 5):
             setattr(self, f"layer{stage}", nn.Sequential())
         self.outputs = {name: output for name, output in self.outputs.items() if _stage(name) <= last}
 
     def _stages(self, first: int, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for stage in range(first, 1 + max(map(_stage, wanted), default=0)):
+        for stage in range(first, 1 + max([0, *map(_stage, wanted)])):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = block(x)
                 tap = f"stage{stage}.{index}"

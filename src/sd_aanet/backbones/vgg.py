@@ -48,13 +48,13 @@ class VGG(Backbone):
         return self._stages(_stage(after) + 1, x, wanted)
 
     def keep(self, wanted: Collection[str]) -> None:
-        last = max(map(_stage, wanted), default=0)
+        last = max([0, *map(_stage, wanted)])
         del self.features[self.STAGES[last + 1] :]
         self.outputs = {name: output for name, output in self.outputs.items() if _stage(name) <= last}
 
     def _stages(self, first: int, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for stage in range(first, 1 + max(map(_stage, wanted), default=0)):
+        for stage in range(first, 1 + max([0, *map(_stage, wanted)])):
             x = self.features[self.STAGES[stage] : self.STAGES[stage + 1]](x)  # (N, C, h, w)
             if f"stage{stage}" in wanted:
                 # The next stage begins with a convolution: nothing in place touches what is handed out.

@@ -115,6 +115,7 @@ def evaluate(
         "seconds": round(seconds, 2),
         "episodes_per_second": round(len(episodes) / seconds, 3),
         "label": trained.method.label,
+        "trains": trained.method.trains,
         "backbone": trained.method.backbone.label,
         "network": dict(trained.network),
         "training": trained.training,

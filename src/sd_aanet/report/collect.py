@@ -24,9 +24,9 @@ Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-NEEDED = ("backbone", "checkpoint", "episodes", "label", "precision", "seconds", "versions")
-NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed")
-"""What a result has beside its scores and its training."""
+NEEDED = ("checkpoint", "episodes", "precision", "seconds", "trains", "versions")
+NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed", "way")
+"""What a result has beside its scores, its network and its training."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
@@ -105,6 +105,16 @@ class Run:
     def network(self) -> Settings:
         """What the network was built from."""
         return dict(self.result["network"])
+
+    @property
+    def label(self) -> str:
+        """What the method calls itself, its variant and its ablations in it."""
+        return str(self.result["label"])
+
+    @property
+    def backbone(self) -> str:
+        """What its backbone calls itself."""
+        return str(self.result["backbone"])
 
     @property
     def training(self) -> Settings:
@@ -187,6 +197,7 @@ def read_run(path: Path, root: Path) -> Run:
         run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
         known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
         known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
+        known += [run.label, run.backbone, run.network]
         known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
         if run.fold < 0 and run.protocol["fold"] is not None:
             raise ValueError(f"fold {run.fold}")
@@ -249,11 +260,10 @@ def read_episodes(run: Run) -> Episodes | None:
     except (OSError, ValueError, KeyError, csv.Error) as error:
         what = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
-    way = run.protocol.get("way", 1)  # each class of an episode has a row
-    if len(counts["union"]) != run.result["episodes"] * way:
+    expected = run.result["episodes"] * int(run.protocol["way"])  # a row an episode and class
+    if len(counts["union"]) != expected:
         raise DataError(
-            f"'{path}' holds {len(counts['union']) / way:g} episodes, expected the {run.result['episodes']} of "
-            f"result.json beside it: {AGAIN}"
+            f"'{path}' holds {len(counts['union'])} rows, expected the {expected} of result.json beside it: {AGAIN}"
         )
     area = counts["union"] + counts["background_intersection"]
     seed, class_id, intersection, union, true = (

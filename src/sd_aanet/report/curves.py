@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from sd_aanet.report.collect import Run, fold_name
 from sd_aanet.report.rows import Row
 from sd_aanet.report.style import LINES, MARKERS, Line, Plot, finish, panels
-from sd_aanet.training.plots import COLOURS
+from sd_aanet.training.plots import COLOURS, PREFIX, TOTAL, loss_panels
 
 VALIDATION = "val/miou"
-LOSSES = ("total", "main", "auxiliary", "support")
-DISTILLATION = "distillation"
 GRID = 300
 """Steps at which the losses of several trainings are compared."""
 Floats = NDArray[np.float64]
@@ -55,29 +53,42 @@ def learning_curves(rows: Sequence[Row]) -> Iterator[Plot]:
 
 def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     """Losses over the steps, the mean over the trainings of a network with their range."""
-    groups = _trainings(rows, f"train/{LOSSES[0]}")
+    groups = _trainings(rows, TOTAL)
     if not groups:
         return
-    figure, axes = panels(2 * len(groups), 3.4)
-    for place, (title, runs) in enumerate(groups.items()):
-        left, right = axes[2 * place : 2 * place + 2]
-        for index, (panel, name) in enumerate([*((left, name) for name in LOSSES), (right, DISTILLATION)]):
-            curve = mean_and_range([run.curves[f"train/{name}"] for run in runs if f"train/{name}" in run.curves])
+    parts = [
+        (title, runs, place, names)
+        for title, runs in groups.items()
+        for place, names in enumerate(loss_panels([run.curves for run in runs]))
+    ]
+    known = list(dict.fromkeys(name for *_, names in parts for name in names))  # one look a term, in all panels
+    figure, axes = panels(len(parts), 3.4)
+    for panel, (title, runs, place, names) in zip(axes, parts, strict=True):
+        for name in names:
+            curve = mean_and_range([run.curves[name] for run in runs if name in run.curves])
             if curve is not None:
                 steps, mean, low, high = curve
-                panel.plot(steps, mean, color=COLOURS[index], linestyle=_line(LOSSES, name), label=name)
-                panel.fill_between(steps, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)
-        left.set(title=title, xlabel="step", ylabel="loss")
-        right.set(title="distillation", xlabel="step", ylabel="loss before its weight")
-        for panel in (left, right):
-            panel.set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(LOSSES))
+                colour = COLOURS[known.index(name) % len(COLOURS)]
+                label = name.removeprefix(PREFIX)
+                panel.plot(steps, mean, color=colour, linestyle=_line(known, name), label=label)
+                panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        tiny = ", ".join(name.removeprefix(PREFIX) for name in names)
+        panel.set(
+            title=f"{title}\n{tiny}" if place else title,
+            xlabel="step",
+            ylabel="loss before its weight" if place else "loss",
+        )
+        panel.set_ylim(bottom=0)
+    handles = {
+        label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(len(handles), 6))
     yield finish(
         "losses",
         "Losses over the training",
         "Lines are the mean over all trainings of a network, each smoothed over a twentieth of its steps; bands are "
-        "the range over these trainings. The total is the weighted sum of the others; the distillation, small before "
-        "its weight, has an axis of its own.",
+        "the range over these trainings. The total is the weighted sum of the others; a term that is small before "
+        "its weight has an axis of its own.",
         f"Lines of the losses of {sum(map(len, groups.values()))} trainings over the steps.",
         figure,
     )

@@ -163,9 +163,7 @@ def _write_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
 def prototypes(rows: Sequence[Row]) -> Iterator[Plot]:
     """Prototypes of test episodes in the plane, a panel for each fold of one row of each data set."""
     for dataset, ours in by_dataset(rows).items():
-        row = max(
-            ours, key=lambda row: (len(_with_prototypes(row)), "SD-AANet" in row.model, not row.untrained, -row.shot)
-        )
+        row = max(ours, key=lambda row: (len(_with_prototypes(row)), not row.untrained, -row.shot))
         if runs := _with_prototypes(row):
             yield _prototypes(dataset, row, runs)
 

@@ -182,7 +182,7 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
     row = Row(
         dataset=first.dataset,
         model=_model(first),
-        backbone=str(first.result["backbone"]),
+        backbone=first.backbone,
         shot=first.shot,
         train_shot=first.training.get("shot"),
         resolution=resolution,
@@ -203,7 +203,8 @@ def _collected(values: Sequence[Any]) -> Any:
 def _model(run: Run) -> str:
     elsewhere = run.training.get("dataset", run.dataset)
     trained = f", trained on {elsewhere}" if elsewhere != run.dataset else ""
-    return f"{run.result['label']}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
+    untrained = ", untrained" if _untrained(run) and run.result["trains"] else ""
+    return f"{run.label}{untrained}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
