@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from sd_aanet.backbones import build_backbone
-from sd_aanet.backbones.weights import load_backbone_weights, stride_of
+from sd_aanet.backbones.int8 import stride_of
+from sd_aanet.backbones.weights import load_backbone_weights
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.models.sd_aanet import SDAANet
