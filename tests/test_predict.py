@@ -287,7 +287,7 @@ def test_the_command(
         cli.main([*arguments, f"query=[{config['query'][0]}]", "precision=half"])
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "sd-aanet: precision=half, expected one of 32-true, tf32, bf16-mixed, auto"
+        "sd-aanet: precision=half, expected one of auto, 32-true, tf32, bf16-mixed"
     )
     assert not Path(config["out"]).exists()
     with pytest.raises(SystemExit) as left:

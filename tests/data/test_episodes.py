@@ -31,14 +31,14 @@ def test_supports_are_distinct_and_none_is_the_query(
     spec = sampler.draw(epoch, index)
     assert len(set(spec.classes)) == len(spec.supports) == way
     assert set(spec.classes) <= {2, 3, 5}
-    assert PIXELS[spec.query, spec.classes[0] - 1] >= 2048, "the query shows the first class"
+    assert any(PIXELS[spec.query, c - 1] >= 2048 for c in spec.classes), "the query shows one of them"
     for class_id, images in zip(spec.classes, spec.supports, strict=True):
         assert len(images) == shot
         assert len({spec.query, *images}) == shot + 1
         assert (PIXELS[list(images), class_id - 1] >= 2048).all()
     assert spec.examples == [(i, c) for c, images in zip(spec.classes, spec.supports, strict=True) for i in images]
     if order == "classes":
-        assert spec.classes[0] == (2, 3, 5)[index % 3]
+        assert (2, 3, 5)[index % 3] in spec.classes
     # A fresh sampler, asked for other things first, says the same.
     other = EpisodeSampler(PIXELS, (2, 3, 5), shot, seed, way=way, order=order)
     other.draw(7, 7)

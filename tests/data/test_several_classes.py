@@ -47,14 +47,15 @@ def test_what_a_draw_promises(seed: int, epoch: int, index: int, shot: int, way:
     spec = sampler.draw(epoch, index)
     assert len(spec.classes) == len(set(spec.classes)) == len(spec.supports) == way
     assert set(spec.classes) <= set(CLASSES)
-    assert PIXELS[spec.query, spec.classes[0] - 1] >= 2048, "the query shows the first class"
+    assert any(PIXELS[spec.query, c - 1] >= 2048 for c in spec.classes), "the query shows one of them"
     for c, images in zip(spec.classes, spec.supports, strict=True):
         assert len(set(images)) == len(images) == shot
         assert spec.query not in images
         assert (PIXELS[list(images), c - 1] >= 2048).all()
     assert spec.examples == [(i, c) for c, images in zip(spec.classes, spec.supports, strict=True) for i in images]
     if order == "classes":
-        assert spec.classes[0] == CLASSES[index % 4]
+        assert PIXELS[spec.query, CLASSES[index % 4] - 1] >= 2048
+        assert CLASSES[index % 4] in spec.classes, "each in turn, in any place"
     # A fresh sampler, asked for other things first, says the same.
     other = EpisodeSampler(PIXELS, CLASSES, shot, seed, way=way, order=order)
     other.draw(7, 7)
@@ -108,6 +109,6 @@ def test_an_episode_is_what_its_spec_says(voc: Voc) -> None:
             truth[mask == 1] = n
         truth[np.any([mask == 255 for mask in masks], 0)] = 255
         assert torch.equal(episode.query_mask[0], data.preprocess.mask(truth))
-        assert 1 in episode.query_mask
+        assert {1, 2, 3} & set(episode.query_mask.unique().tolist())
         both += len({1, 2, 3} & set(episode.query_mask.unique().tolist())) > 1
     assert both > 0, "some query shows two of its classes"

@@ -149,6 +149,20 @@ def test_who_detaches_by_itself() -> None:
         assert (p.query_features.grad is not None) == reaches
 
 
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("teacher", ["separate", "integral"])
+@pytest.mark.parametrize("variant", ["paper", "published"])
+def test_features_far_apart_have_gradients(variant: str, teacher: str, detach: bool) -> None:
+    """Shares of 0, of channels that are thousands apart, and their logarithms."""
+    q = torch.zeros(1, 4, 3, 3).index_fill(1, torch.tensor([0]), 1e5).requires_grad_()  # (B, C, h, w)
+    p = torch.tensor([[[0.0, 2e5, 1e3, 0], [1e5, 0, 0, 7]]]).requires_grad_()  # (B, K, C)
+    u = torch.full((1, 2, 4), 0.75).requires_grad_()
+    loss = Distillation(variant, detach_teacher=detach, teacher=teacher)(q, p, u, torch.ones(1, 9, 9).long())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(x.grad is None or torch.isfinite(x.grad).all() for x in (q, p, u))
+
+
 def test_distillation_of_an_unseen_class_is_finite() -> None:
     """The squashed or cropped query may show nothing of it, or nothing on the small grid."""
     for value in (0, 255):
