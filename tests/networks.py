@@ -21,7 +21,8 @@ from sd_aanet.models.sd_aanet.published import to_published
 CHANNELS = 16
 BINS = (1.0, 7, 0.5, 2)
 """Scales as large as the feature map, larger and smaller."""
-SMALL: dict[str, dict[str, Any]] = {"sd_aanet": {"channels": CHANNELS, "bins": BINS, "dropout": 0.0}}
+_HEAD = {"channels": CHANNELS, "bins": BINS, "dropout": 0.0}
+SMALL: dict[str, dict[str, Any]] = {"sd_aanet": _HEAD, "sd_aanet_multi": _HEAD}
 """Settings with which a method is quick and draws nothing; a method without such has none here."""
 OF_BACKBONE = ("trainable", "norm", "mid", "high", "stride_on", "output_stride")
 
@@ -46,11 +47,19 @@ def small(
     return network
 
 
-def tiny(name: str, backbone: Backbone | None = None, dtype: torch.dtype = torch.float64) -> Method:
-    """Any method by its name, over a ResNet-18 unless another is given, in eval mode."""
+def tiny(name: str, backbone: Backbone | None = None, dtype: torch.dtype = torch.float64, ways: int = 2) -> Method:
+    """Any method by its name, over a ResNet-18 unless another is given, in eval mode.
+
+    Args:
+        name: of the method.
+        backbone: its own.
+        dtype: of the weights.
+        ways: for a method that is made for so many classes.
+    """
     torch.manual_seed(0)
     chosen = find_method(name)
-    method = chosen(backbone or ResNet(18, output_stride=chosen.output_stride), **SMALL.get(name, {})).to(dtype)
+    settings = SMALL.get(name, {}) | ({"ways": ways} if name == "sd_aanet_multi" else {})
+    method = chosen(backbone or ResNet(18, output_stride=chosen.output_stride), **settings).to(dtype)
     rough(method)
     return method.eval()
 

@@ -94,7 +94,7 @@ def made(kind: type[CosinePrototype]) -> CosinePrototype:
 @pytest.mark.parametrize("shots", [1, 3])
 @pytest.mark.parametrize("name", methods())
 def test_a_batch_is_its_episodes_one_by_one(name: str, shots: int, ways: int) -> None:
-    method = tiny(name)
+    method = tiny(name, ways=ways)
     batch = batch_of(method, shots, ways)
     with torch.no_grad():
         together, apart = Comparer(method)(batch), one_by_one(method, batch)
@@ -212,7 +212,7 @@ def test_masks_reach_a_method_as_they_are(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("ways", [1, 2, 3])
 @pytest.mark.parametrize("name", methods())
 def test_scores_of_the_background_and_each_class(name: str, ways: int) -> None:
-    method = tiny(name)
+    method = tiny(name, ways=ways)
     batch = batch_of(method, shots=1, ways=ways)
     comparer = Comparer(method)
     with torch.no_grad():

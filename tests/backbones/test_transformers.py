@@ -234,7 +234,7 @@ def test_other_outputs_chosen_by_name() -> None:
     assert (convnext.mid, convnext.high, convnext.before_high) == (("stage3",), "stage3", None)
     with pytest.raises(
         ConfigError,
-        match=r"backbone.mid=block3, but DINOv2-S has no such output: choose of block0, block1, block2, final",
+        match=r"backbone.mid=block3, but DINOv2-S has no such output: choose one of block0, block1, block2, final",
     ):
         build_backbone("dinov2_s", mid=["block3"], blocks=3)
     with pytest.raises(ConfigError, match=r"backbone.high=stage0, but DINOv3-ConvNeXt-T has no such output"):

@@ -36,10 +36,10 @@ NETWORKS = {
 Found = dict[ListedEpisode, Tensor]
 
 
-def a_method(name: str = "stage 4") -> Method:
+def a_method(name: str = "stage 4", way: int = 1) -> Method:
     """One of the networks above, or a method by its name."""
     if name not in NETWORKS:
-        return tiny(name, dtype=torch.float32)
+        return tiny(name, dtype=torch.float32, ways=way)
     return small(dtype=torch.float32, channels=8, bins=(1.0, 0.5), **NETWORKS[name]).eval()
 
 
@@ -123,7 +123,7 @@ def one_by_one(
 @pytest.mark.parametrize("way", [1, 2])
 @pytest.mark.parametrize("name", [*NETWORKS, *(name for name in methods() if name != "sd_aanet")])
 def test_by_the_plan_is_one_forward_an_episode(name: str, way: int, source: ImageSource) -> None:
-    method, episodes = a_method(name), drawn(source, way=way)
+    method, episodes = a_method(name, way), drawn(source, way=way)
     side = method.backbone.grid.nearest(SIDE)
     expected = {one: one_by_one(method, source, one.spec, side, whole=side) for one in episodes}
     for supports, pictures, batch, budget in ((100, 3, 8, 1e9), (2, 1, 1, 0.0), (5, 2, 3, 1e6)):

@@ -37,7 +37,7 @@ def test_every_method_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", methods())
 def test_every_method_that_trains_has_losses_and_gradients(name: str) -> None:
-    method = tiny(name)
+    method = tiny(name, ways=1)
     if not method.trains:
         assert not any(p.requires_grad for p in method.parameters())
         return
@@ -60,7 +60,7 @@ def test_every_method_that_trains_has_losses_and_gradients(name: str) -> None:
         ({"backbone": {"name": "alexnet"}}, r"^backbone 'alexnet' is unknown: choose one of resnet18"),
         ({"backbone": {"name": "resnet18", "norm": "group"}}, r"^backbone.norm=group, expected frozen or batch"),
         ({"channels": 8, "bins": 2}, r"^method prototype has no setting bins, channels: leave it out$"),
-        ({"features": "stage9"}, r"^model.features=stage9, but ResNet-18 has no such output: choose of [^\n]*$"),
+        ({"features": "stage9"}, r"^model.features=stage9, but ResNet-18 has no such output: choose one of [^\n]*$"),
     ],
 )
 def test_unknown_settings_are_one_line(settings: dict[str, Any], message: str) -> None:

@@ -58,7 +58,7 @@ def test_each_position_takes_the_nearer_prototype(features: Any, normalise: bool
 
 def test_unknown_outputs_are_one_line() -> None:
     with pytest.raises(
-        ConfigError, match=r"^model.features=stage9, but ResNet-18 has no such output: choose of [^\n]*$"
+        ConfigError, match=r"^model.features=stage9, but ResNet-18 has no such output: choose one of [^\n]*$"
     ):
         prototype(features="stage9")
 

@@ -46,5 +46,7 @@ def test_the_rate_falls_as_a_polynomial(name: str, power: float) -> None:
 
 
 def test_an_unknown_name_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^optimizer.name=lion, expected one of sgd, adam, adamw: choose one$"):
+    with pytest.raises(
+        ConfigError, match=r"^optimizer.name=lion, expected one of sgd, adam, adamw: set optimizer.name=sgd$"
+    ):
         made(name="lion")

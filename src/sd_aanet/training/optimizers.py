@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sd_aanet.rules import Rule, number, one_of
+from sd_aanet.rules import Rule, check, number, one_of
 
 
 def _betas(value: Any) -> bool:
@@ -46,7 +46,11 @@ def build_optimizer(
         momentum: of sgd.
         betas: of adam and adamw.
         power: 0 keeps the rate constant.
+
+    Raises:
+        ConfigError: another name.
     """
+    check({"name": name}, RULES, "optimizer.")
     if name == "sgd":
         optimizer: Optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     else:

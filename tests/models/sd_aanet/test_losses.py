@@ -174,7 +174,7 @@ def test_distillation_of_an_unseen_class_is_finite() -> None:
 def test_terms_and_their_sum(seed: int, shot: int) -> None:
     p, (query_mask, support_mask) = prediction(shot, seed), masks(seed, shot)
     loss = SDAANetLoss(alpha=7.0, beta=0.3, auxiliary=0.6)
-    terms = loss(p, query_mask, support_mask)
+    terms = loss(p, query_mask, query_mask, support_mask)
     main = cross_entropy(p.logits.detach().numpy(), query_mask.numpy())
     auxiliary = np.mean([cross_entropy(x.detach().numpy(), query_mask.numpy()) for x in p.auxiliary_logits])
     assert p.support_logits is not None
@@ -191,7 +191,7 @@ def test_terms_and_their_sum(seed: int, shot: int) -> None:
 def test_the_papers_weights_are_the_defaults() -> None:
     p, (query_mask, support_mask) = prediction(), masks()
     loss = SDAANetLoss()
-    terms = loss(p, query_mask, support_mask)
+    terms = loss(p, query_mask, query_mask, support_mask)
     by_hand = terms["main"] + terms["auxiliary"] + 50 * terms["distillation"] + 0.5 * terms["support"]
     assert summed(loss, terms).item() == pytest.approx(by_hand.item(), rel=1e-12)
 
@@ -200,7 +200,7 @@ def test_parts_that_are_off_cost_nothing() -> None:
     query_mask, support_mask = masks()
     bare = replace(prediction(), auxiliary_logits=(), support_logits=None, reweighting=None)
     loss = SDAANetLoss()
-    terms = loss(bare, query_mask, support_mask)
+    terms = loss(bare, query_mask, query_mask, support_mask)
     assert terms.keys() == {"main"}
     assert summed(loss, terms).item() == terms["main"].item() > 0
 
@@ -210,7 +210,7 @@ def test_a_mask_that_is_ignored_throughout_costs_nothing() -> None:
     p = prediction(shot=2)
     query_mask, support_mask = torch.full((B, S, S), 255), torch.full((B, 2, S, S), 255)
     loss = SDAANetLoss()
-    terms = loss(p, query_mask, support_mask)
+    terms = loss(p, query_mask, query_mask, support_mask)
     assert (terms["main"], terms["auxiliary"], terms["support"]) == (0, 0, 0)
     summed(loss, terms).backward()
     assert p.logits.grad is not None
@@ -220,7 +220,7 @@ def test_a_mask_that_is_ignored_throughout_costs_nothing() -> None:
 def test_half_precision_is_summed_in_float32() -> None:
     p, (query_mask, support_mask) = prediction(), masks()
     loss = SDAANetLoss()
-    exact = summed(loss, loss(p, query_mask, support_mask))
+    exact = summed(loss, loss(p, query_mask, query_mask, support_mask))
     assert p.support_logits is not None
     half = replace(
         p,
@@ -230,7 +230,7 @@ def test_half_precision_is_summed_in_float32() -> None:
         query_features=p.query_features.bfloat16(),
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = loss(half, query_mask, support_mask)
+        terms = loss(half, query_mask, query_mask, support_mask)
     assert terms["main"].dtype == terms["auxiliary"].dtype == terms["support"].dtype == torch.float32
     assert summed(loss, terms).item() == pytest.approx(exact.item(), rel=5e-3)
 

@@ -310,7 +310,7 @@ def test_bfloat16_trains() -> None:
     ("settings", "message"),
     [
         ({"variant": "original"}, "variant 'original' is unknown: choose one of paper, published"),
-        ({"high": "stage5"}, "backbone.high=stage5, but ResNet-18 has no such output: choose of stage1.0"),
+        ({"high": "stage5"}, "backbone.high=stage5, but ResNet-18 has no such output: choose one of stage1.0"),
         ({"init": "zeros"}, "init 'zeros' is unknown: choose default or lecun"),
         ({"query_reweighting": "sum"}, "query_reweighting 'sum' is unknown: choose one of mean, product"),
         ({"loss": {"teacher": "both"}}, "teacher 'both' is unknown: choose one of separate, integral"),
