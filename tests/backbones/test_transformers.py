@@ -425,7 +425,7 @@ def test_weights_of_either_naming(name: str, tmp_path: Path) -> None:
     backbone, state = loaded(name)
     torch.save(state, tmp_path / "hub.pth")
     safetensors.save_file(library_state(name, state), tmp_path / "library.safetensors")
-    ours = {f"network.backbone.{key}": value for key, value in backbone.state_dict().items()}
+    ours = {f"method.backbone.{key}": value for key, value in backbone.state_dict().items()}
     torch.save({"state_dict": ours}, tmp_path / "a.ckpt")
     for path in ("hub.pth", "library.safetensors", "a.ckpt"):
         torch.manual_seed(9)
