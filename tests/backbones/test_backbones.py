@@ -247,11 +247,11 @@ def test_folded_weights_follow_every_change_and_are_no_part_of_the_network() -> 
     for change in changes.values():
         change()
         with torch.no_grad():
-            ours, expected = network.backbone(image, STAGES), method.backbone.run(image, STAGES)
+            ours, expected = network.backbone(image, STAGES), network.backbone.run(image, STAGES)
         for stage in STAGES:
             torch.testing.assert_close(ours[stage], expected[stage], rtol=1e-9, atol=1e-9)
     assert set(network.state_dict()) == names
-    assert len(list(method.backbone.modules())) == len(list(small().backbone.modules()))
+    assert len(list(network.backbone.modules())) == len(list(small().backbone.modules()))
 
 
 def test_a_backbone_that_trains_is_not_folded() -> None:
