@@ -31,11 +31,14 @@ train: $(STAMP) ## train SD-AANet on the embedded data set, then evaluate it on 
 evaluate: $(STAMP) ## evaluate the last trained checkpoint, or CHECKPOINT=...
 	@$(BIN)/sd-aanet evaluate checkpoint=$(CHECKPOINT) $(ARGS)
 
+# A process a core, each with one thread: more would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(STAMP) ## run the default tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-all: $(STAMP) ## run every test, the slow ones too
-	@$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	@$(PYTEST) -m "slow or not slow" $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .

@@ -198,7 +198,7 @@ BAD_PASCAL: list[tuple[Callable[[], object], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "words"), BAD_PASCAL, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("spoil", "words"), BAD_PASCAL, ids=lambda value: None if callable(value) else str(value)[:60])
 def test_bad_archives_of_pascal5i(archives: None, spoil: Callable[[], object], words: tuple[str, ...]) -> None:
     spoil()
     refused(run(*PASCAL, "--voc", VOC, "--sbd", SBD), *words)
@@ -355,7 +355,7 @@ BAD_COCO: list[tuple[Callable[[], object], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "words"), BAD_COCO, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("spoil", "words"), BAD_COCO, ids=lambda value: None if callable(value) else str(value)[:60])
 def test_bad_archives_of_coco20i(coco: None, spoil: Callable[[], object], words: tuple[str, ...]) -> None:
     spoil()
     refused(run(*COCO, "--coco", "coco"), *words)
