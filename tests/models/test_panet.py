@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from networks import rough
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
@@ -19,12 +20,7 @@ def network(training: bool = False, **arguments: object) -> PANet:
     """On a ResNet-18, with norms that do something."""
     torch.manual_seed(0)
     method = build_method("panet", {"name": "resnet18"}, **{"channels": 24, **arguments}).double()
-    for module in method.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean, 0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    rough(method)
     assert isinstance(method, PANet)
     return method.train(training)
 

@@ -116,6 +116,13 @@ class Backbone(nn.Module, ABC):
     def keep(self, wanted: Collection[str]) -> None:
         """Forget the layers that none of these outputs needs; they can be asked for no more."""
 
+    def draw(self) -> Self:
+        """Draw the convolutions' weights as those before ReLUs should be (He et al., 2015)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return self
+
     def freeze(self, trainable: bool = False, norm: str = "frozen") -> Self:
         """Say what stands still.
 

@@ -136,10 +136,7 @@ class EfficientNetLite(Backbone):
                     dilation *= stride
             outputs[f"stage{stage}"] = Output(width, total)
         self.outputs = outputs
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.freeze()
+        self.draw().freeze()
 
     def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         x = F.relu6(self._bn0(self._conv_stem(images)), inplace=True)  # (N, 32, S/2, S/2)

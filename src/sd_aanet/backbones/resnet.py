@@ -119,10 +119,7 @@ class ResNet(Backbone):
             outputs[f"stage{stage}"] = Output(inputs, total)
             setattr(self, f"layer{stage}", blocks)
         self.outputs = outputs
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.freeze()
+        self.draw().freeze()
 
     def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # (N, 64, (S+1)/2, (S+1)/2)

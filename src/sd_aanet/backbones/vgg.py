@@ -36,10 +36,7 @@ class VGG(Backbone):
                 inputs = width
             if index < 4:
                 self.features.append(nn.MaxPool2d(2, 2, ceil_mode=True))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.freeze()
+        self.draw().freeze()
 
     def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         return self._stages(0, images, wanted)
