@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from networks import CountingResNet, episode, small, tiny
+from sd_aanet.backbones import build_backbone
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode, Rows
 from sd_aanet.errors import ConfigError
@@ -17,6 +19,7 @@ from sd_aanet.feature_cache import FeatureCache
 from sd_aanet.models import methods
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.features import High, Mid
+from sd_aanet.models.prototype import CosinePrototype
 
 PICTURES = ["a", "b", "c", "d", "e"]
 SIDE = 5  # of the features of 33 x 33 pixels
@@ -277,6 +280,23 @@ def test_a_folder_keeps_apart_what_differs(tmp_path: Path) -> None:
     with torch.no_grad():
         first.backbone.get_parameter("layer1.0.conv1.weight")[0, 0] += 1e-3
     assert not knows(first, tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"l2": True}, {"debias": 3}, {"norm_mid": True}])
+def test_a_folder_keeps_apart_what_becomes_of_an_output(option: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing of it shows in weights or layers."""
+    pytest.importorskip("transformers", reason="the extra `vit` is not installed")
+
+    def feature(**options: Any) -> Tensor:
+        torch.manual_seed(0)
+        method = CosinePrototype(build_backbone("dinov2_s", blocks=2, **options)).eval()
+        with torch.no_grad():
+            made: Any = FeatureCache(method, 0, tmp_path).image(["a"], torch.ones(1, 3, 28, 28))
+        return made.maps
+
+    plain, other = feature(), feature(**option)
+    assert not torch.equal(plain, other)
+    torch.testing.assert_close(feature(), plain)
 
 
 def test_a_folder_holds_bfloat16_as_it_is(tmp_path: Path) -> None:

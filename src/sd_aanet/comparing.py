@@ -81,7 +81,7 @@ class Comparer:
         classes: Sequence[int] = (),
         pictures: Sequence[int] | None = None,
     ) -> None:
-        """Encode examples and keep each under its name, in place of what had it; a query is then encoded anew, too.
+        """Encode examples and keep each under its name, in place of what had it; queries have to be encoded after that.
 
         Args:
             names: M.
@@ -99,7 +99,6 @@ class Comparer:
             replaced = self._supports.keys() & names
             self._sets = {kept: made for kept, made in self._sets.items() if replaced.isdisjoint(kept)}
             self._supports.update(zip(names, encoded.unbind(), strict=True))
-            self._sets.clear()  # of which one may have had an example of that name
 
     def forget(self) -> None:
         """Drop all examples."""
@@ -214,7 +213,7 @@ class Comparer:
     @contextmanager
     def _gradients(self) -> Iterator[None]:
         """For a method that adapts, tensors that it can take gradients from, which inference mode does not make."""
-        if not self.method.adapts:
+        if not self.method.adapts or self.method.training:
             yield
             return
         with torch.inference_mode(False), torch.no_grad():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sd_aanet.episode import Rows
 from sd_aanet.errors import ConfigError
@@ -142,11 +142,12 @@ class FeatureCache:
         assert self.folder is not None
         dtype = _dtype(self.method)
         if dtype not in self._fingerprints:
-            # The printed backbone tells strides and dilations, which no weight does; the method's own settings tell
-            # which outputs it takes.
-            settings = (dtype, self.preparation, type(self.method).__name__, vars_of(self.method), self.method.backbone)
+            # The printed backbone tells strides and dilations, which no weight does; its plain settings what becomes of
+            # outputs, and the method's which of them it takes.
+            backbone = self.method.backbone
+            settings = (dtype, self.preparation, *map(_plain_settings, (self.method, backbone)), backbone)
             digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
-            for name, value in self.method.backbone.state_dict().items():
+            for name, value in backbone.state_dict().items():
                 raw = value.cpu().flatten().view(torch.uint8)  # flat, for a counter has no dimension
                 digest.update(name.encode() + raw.numpy().tobytes())
             self._fingerprints[dtype] = digest.hexdigest()[:16]
@@ -154,10 +155,11 @@ class FeatureCache:
         return self.folder / self._fingerprints[dtype] / key[0] / f"{name}.pt"
 
 
-def vars_of(method: Method) -> dict[str, Any]:
-    """The plain settings of a method, which say what it takes of its backbone."""
+def _plain_settings(module: nn.Module) -> dict[str, Any]:
+    """A module's class and those of its attributes that are plain values."""
     plain = (str, int, float, bool, tuple, list, type(None))
-    return {k: v for k, v in vars(method).items() if isinstance(v, plain) and not k.startswith("_") and k != "training"}
+    own = {k: v for k, v in vars(module).items() if isinstance(v, plain) and not k.startswith("_") and k != "training"}
+    return {"class": type(module).__name__, **own}
 
 
 def _dtype(method: Method) -> torch.dtype:
