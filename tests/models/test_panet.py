@@ -76,8 +76,8 @@ def plain(method: PANet, episode: Episode, b: int) -> tuple[Tensor, Tensor, Tens
     """Logits (N + 1, S, S), main loss and alignment of an episode."""
 
     def features(image: Tensor) -> Tensor:
-        outputs = method.backbone(image[None], method.mid)
-        return method.project(torch.cat([outputs[name] for name in method.mid], 1))[0]  # type: ignore[no-any-return]
+        outputs = method.backbone(image[None], method.features)
+        return method.project(torch.cat([outputs[name] for name in method.features], 1))[0]  # type: ignore[no-any-return]
 
     ways, shots = episode.ways, episode.shots
     q, query_mask, masks = features(episode.query[b]), episode.query_mask[b], episode.support_mask[b]

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import IGNORE, Episode, Prediction, Rows
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.base import FewShotMethod
-from sd_aanet.models.parts.features import Maps
+from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import cross_entropy, resize, wide
 from sd_aanet.rules import SWITCH, number, whole
 
@@ -52,7 +51,7 @@ class PANetPrediction(Prediction):
     found: Tensor | None = None
 
 
-class PANet(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any]):
+class PANet(Mapped[Prototypes, Prototypes]):
     """Non-parametric comparison with mean prototypes, of all classes at once.
 
     Args:
@@ -77,9 +76,7 @@ class PANet(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any]):
         loss: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(backbone)
-        self.mid = backbone.mid
-        backbone.keep(self.mid)
-        inputs = sum(backbone.outputs[name].channels for name in self.mid)
+        inputs = sum(backbone.outputs[name].channels for name in self.features)
         self.project = nn.Conv2d(inputs, channels, 1, bias=False) if project else nn.Identity()
         self.trains = project or backbone.trainable
         self._weights = {"alignment": 1.0} | dict(loss or {})
@@ -93,11 +90,6 @@ class PANet(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any]):
     @property
     def loss_weights(self) -> Mapping[str, float]:
         return self._weights
-
-    def image_features(self, images: Tensor) -> Maps:
-        outputs = self.backbone(images, self.mid)
-        with self.backbone.no_gradient():
-            return Maps.joined([outputs[name] for name in self.mid])  # (N, C, h, w)
 
     def encode_query(self, features: Maps, masked: Any) -> Maps:
         return Maps(self.project(features.maps))

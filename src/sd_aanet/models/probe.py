@@ -13,8 +13,7 @@ from torch import Tensor
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.errors import ConfigError
-from sd_aanet.models.base import FewShotMethod
-from sd_aanet.models.parts.features import Maps
+from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import resize, share_of
 from sd_aanet.rules import SWITCH, number, whole
 
@@ -50,7 +49,7 @@ class Classifiers(Rows):
     bias: Tensor
 
 
-class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
+class Probe(Mapped[Cells, Classifiers]):
     """Logistic regression on the cells of a support set, applied to those of the query.
 
     A cell of which a part is the object counts as that much of an object's cell and as that much less of another one;
@@ -86,9 +85,7 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         l2: float = 1.0,
         cells: int = 20_000,
     ) -> None:
-        super().__init__(backbone)
-        self.features = backbone.named(features or backbone.mid, "model.features")
-        self.normalise = normalise
+        super().__init__(backbone, features, normalise)
         if not 0 <= balance <= 1:
             raise ConfigError(f"balance={balance}, expected 0 (all cells alike) to 1 (object and background alike)")
         if not l2 > 0:
@@ -98,18 +95,10 @@ class Probe(FewShotMethod[Maps, Any, Maps, Cells, Classifiers, Any]):
         self.balance = balance
         self.l2 = l2
         self.cells = cells
-        backbone.keep(self.features)
 
     @property
     def label(self) -> str:
         return "probe"
-
-    def image_features(self, images: Tensor) -> Maps:
-        outputs = self.backbone(images, self.features)
-        return Maps.joined([outputs[name] for name in self.features], self.normalise)  # (N, C, h, w)
-
-    def encode_query(self, features: Maps, masked: Any) -> Maps:
-        return features
 
     def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Cells:
         shares = torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)  # (N, 2, h, w)

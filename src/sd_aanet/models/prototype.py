@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
-from sd_aanet.models.base import FewShotMethod
-from sd_aanet.models.parts.features import Maps
+from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
 from sd_aanet.rules import SWITCH
 
@@ -25,7 +24,7 @@ class Prototypes(Rows):
     both: Tensor
 
 
-class CosinePrototype(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any]):
+class CosinePrototype(Mapped[Prototypes, Prototypes]):
     """Foreground and background prototypes; each position of the query takes the nearer one. Nothing is learnt.
 
     Args:
@@ -44,21 +43,11 @@ class CosinePrototype(FewShotMethod[Maps, Any, Maps, Prototypes, Prototypes, Any
     def __init__(
         self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False
     ) -> None:
-        super().__init__(backbone)
-        self.features = backbone.named(features or backbone.mid[:1], "model.features")
-        self.normalise = normalise
-        backbone.keep(self.features)
+        super().__init__(backbone, features or backbone.mid[:1], normalise)
 
     @property
     def label(self) -> str:
         return "prototype"
-
-    def image_features(self, images: Tensor) -> Maps:
-        outputs = self.backbone(images, self.features)
-        return Maps.joined([outputs[name] for name in self.features], self.normalise)  # (N, C, h, w)
-
-    def encode_query(self, features: Maps, masked: Any) -> Maps:
-        return features
 
     def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Prototypes:
         """See `FewShotMethod.encode_support`; a prototype of the background, then one of the class."""

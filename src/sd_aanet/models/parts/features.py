@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,35 @@ class Maps(Rows):
         grid = (outputs[0].shape[-2], outputs[0].shape[-1])
         resized = [resize(output, grid) for output in outputs]
         return cls(torch.cat([F.normalize(x.to(wide(x)), dim=1) for x in resized] if normalise else resized, 1))
+
+
+class Mapped(FewShotMethod[Maps, Any, Maps, S, T, Any], Generic[S, T]):
+    """A method that looks at one feature map of a picture.
+
+    Args:
+        backbone: see there.
+        features: the outputs that make the map, one behind another; None for the backbone's mid ones.
+        normalise: give each position of each output unit length before they are joined.
+
+    Raises:
+        ConfigError: an output that the backbone does not have.
+    """
+
+    def __init__(
+        self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False
+    ) -> None:
+        super().__init__(backbone)
+        self.features = backbone.named(features or backbone.mid, "model.features")
+        self.normalise = normalise
+        backbone.keep(self.features)
+
+    def image_features(self, images: Tensor) -> Maps:
+        outputs = self.backbone(images, self.features)
+        with self.backbone.no_gradient():
+            return Maps.joined([outputs[name] for name in self.features], self.normalise)  # (N, C, h, w)
+
+    def encode_query(self, features: Maps, masked: Any) -> Maps:
+        return features
 
 
 @dataclass(frozen=True)
