@@ -237,26 +237,15 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"fold={self.fold} of {source.name} leaves no class to train on, all {len(classes.test)} being novel: "
                 "train on a benchmark (dataset=pascal5i), then sd-aanet evaluate checkpoint=... on this one"
             )
-        pixels = self._pixel_counts("train")
         allowed: NDArray[np.bool_] | None = None
         if self.novel_in_train == "drop":
-            allowed = np.all(pixels[:, [c - 1 for c in classes.test]] == 0, axis=1)
-        sampler = EpisodeSampler(
-            pixels,
-            classes.train,
-            self.shot,
-            self.seed,
-            way=self.way,
-            min_object_pixels=self.min_object_pixels,
-            allowed=allowed,
-            names=source.classes,
-            skip_short=self.short_classes == "skip",
-        )
+            allowed = np.all(self._pixel_counts("train")[:, [c - 1 for c in classes.test]] == 0, axis=1)
+        sampler = self._sampler("train", classes.train, self.shot, self.seed, "random", allowed)
         preprocess = Preprocess(self.size, self.resize, self.mean, self.std)
         return EpisodeDataset(source, sampler, preprocess, Augment(self.augment, preprocess.colour), self.episodes)
 
     def _validation(self) -> EpisodeDataset:
-        sampler = self._in_turn(self.classes("val").val, self.shot, self.seed, "classes")
+        sampler = self._sampler("val", self.classes("val").val, self.shot, self.seed, "classes")
         return self._evaluation(sampler, self.val_episodes)
 
     def _test(self) -> EpisodeDataset:
@@ -264,7 +253,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         if listed is not None:
             self.way, self.test_shot, self.test_episodes = listed.way, listed.shot, len(listed)
             return self._evaluation(listed, len(listed))
-        sampler = self._in_turn(self.classes("val").test, self.test_shot, self.test_seed, self.order)
+        sampler = self._sampler("val", self.classes("val").test, self.test_shot, self.test_seed, self.order)
         return self._evaluation(sampler, self.test_episodes)
 
     @cached_property
@@ -291,18 +280,25 @@ class EpisodeDataModule(pl.LightningDataModule):
         novel = self.classes().test
         return [self.source("val").classes[c - 1] for c in listed.classes if c not in novel]
 
-    def _in_turn(
-        self, classes: tuple[int, ...], shot: int, seed: int, order: Literal["classes", "pairs"]
+    def _sampler(
+        self,
+        split: Split,
+        classes: tuple[int, ...],
+        shot: int,
+        seed: int,
+        order: Literal["random", "classes", "pairs"],
+        allowed: NDArray[np.bool_] | None = None,
     ) -> EpisodeSampler:
         return EpisodeSampler(
-            self._pixel_counts("val"),
+            self._pixel_counts(split),
             classes,
             shot,
             seed,
             way=self.way,
             min_object_pixels=self.min_object_pixels,
             order=order,
-            names=self.source("val").classes,
+            allowed=allowed,
+            names=self.source(split).classes,
             skip_short=self.short_classes == "skip",
         )
 
