@@ -47,7 +47,7 @@ from sd_aanet.data.sources.patterns import (
 )
 from sd_aanet.errors import ConfigError
 from sd_aanet.images import Array8
-from sd_aanet.rules import or_null, whole
+from sd_aanet.rules import check, or_null, whole
 
 FOLDS: Final[tuple[tuple[tuple[Texture, Outline], ...], ...]] = (
     ((striped, star), (checked, ring), (dotted, cross), (shaded, gear), (woven, crescent)),
@@ -248,10 +248,8 @@ class Shapes(ImageSource):
     def __init__(self, split: Split, images: int | None = None, size: int = 129, seed: int = 0) -> None:
         if split not in ("train", "val"):
             raise ConfigError(f"split {split!r} of the data set shapes is unknown: choose 'train' or 'val'")
+        check({"images": images, "size": size, "seed": seed}, self.rules, "dataset.source.")
         count = {"train": 1500, "val": 500}[split] if images is None else images
-        for what, value, least in (("images", count, 1), ("size", size, 33), ("seed", seed, 0)):
-            if value < least:
-                raise ConfigError(f"{what}={value} of the data set shapes is too small: take {least} or more")
         self.split: Split = split
         self.size = size
         self.seed = seed
