@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -119,12 +118,6 @@ def _tell_count(what: str, names: Collection[str], expected: int) -> None:
         )
 
 
-class _Job(NamedTuple):
-    picture: Path
-    source: Path
-    mask: Path
-
-
 def _write_masks(names: list[str], voc: Path, sbd: Path, folder: Path) -> None:
     if folder.is_symlink():  # to ready masks, of an earlier call: they are not ours to add to
         folder.unlink()
@@ -135,22 +128,18 @@ def _write_masks(names: list[str], voc: Path, sbd: Path, folder: Path) -> None:
             f"masks of the lists: {len(lacking):,} of {len(names):,} are neither in {voc / 'SegmentationClass'} nor in "
             f"{sbd / 'cls'}, the first is {lacking[0]}: unpack both archives again"
         )
-    jobs = [
-        _Job(
-            picture=voc / "JPEGImages" / f"{name}.jpg",
-            source=voc / "SegmentationClass" / f"{name}.png" if name in own else sbd / "cls" / f"{name}.mat",
-            mask=folder / f"{name}.png",
-        )
-        for name in names
-    ]
-    jobs = [job for job in jobs if not job.mask.is_file()]
-    for _ in read_all(partial(_write_mask, jobs), len(jobs), "Writing masks"):
+    left = [name for name in names if not (folder / f"{name}.png").is_file()]
+    for _ in read_all(partial(_write_mask, left, voc, sbd, folder), len(left), "Writing masks"):
         pass
 
 
-def _write_mask(jobs: list[_Job], i: int) -> None:
-    picture, source, mask = jobs[i]
-    label = read_label(source) if source.suffix == ".png" else read_sbd(source)
+def _write_mask(names: list[str], voc: Path, sbd: Path, folder: Path, i: int) -> None:
+    picture, source = voc / "JPEGImages" / f"{names[i]}.jpg", voc / "SegmentationClass" / f"{names[i]}.png"
+    if source.is_file():
+        label = read_label(source)
+    else:
+        source = sbd / "cls" / f"{names[i]}.mat"
+        label = read_sbd(source)
     check_same_size(picture, image_size(picture, upright=False), source, label.shape)
     strange = label[(label > len(CLASSES)) & (label != IGNORE)]
     if strange.size:
@@ -158,7 +147,7 @@ def _write_mask(jobs: list[_Job], i: int) -> None:
             f"mask {source} holds the index {strange.min()}, expected 0 to {len(CLASSES)} or {IGNORE} (ignore): unpack "
             "its archive again"
         )
-    write_mask(label, mask)
+    write_mask(label, folder / f"{names[i]}.png")
 
 
 def _dataset(sbd: Path) -> Path:
