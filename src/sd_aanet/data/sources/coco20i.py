@@ -70,17 +70,11 @@ class Coco20i(LabelMapSource):
     def label_file(self, i: int) -> str:
         return str(self._json) if self._masks is None else f"{self._masks}/{self.key(i)}.png"
 
-    def label_files(self) -> Sequence[str]:
-        return [str(self._json)] if self._masks is None else [self.label_file(i) for i in range(len(self))]
-
     def read_label(self, i: int) -> Array8:
         return self._annotations.label(i) if self._masks is None else read_label(self.label_file(i))
 
     def strays(self) -> Sequence[DataError]:
         return self._annotations.strays()
-
-    def fold_classes(self, fold: int) -> tuple[int, ...]:
-        return self._folds[fold]
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:

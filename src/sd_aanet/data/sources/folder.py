@@ -82,14 +82,8 @@ class Folder(LabelMapSource):
     def label_file(self, i: int) -> str:
         return self._layout.file(self._keys[i])
 
-    def label_files(self) -> Sequence[str]:
-        return sorted({self.label_file(i) for i in range(len(self))})
-
     def read_label(self, i: int) -> Array8:
         return self._layout.read(self._keys[i])
-
-    def fold_classes(self, fold: int) -> tuple[int, ...]:
-        return self._folds[fold]
 
     def strays(self) -> Sequence[DataError]:
         return self._layout.strays

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_aanet.data.folds import Folds
 from sd_aanet.data.sources.index import IndexedSource
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
@@ -22,6 +23,7 @@ class LabelMapSource(IndexedSource):
     """
 
     upright = False
+    _folds: Folds  # of a subclass
 
     @abstractmethod
     def image_file(self, i: int) -> str:
@@ -40,7 +42,10 @@ class LabelMapSource(IndexedSource):
         return read_label(self.label_file(i))
 
     def label_files(self) -> Sequence[str]:
-        return [self.label_file(i) for i in range(len(self))]
+        return list(dict.fromkeys(self.label_file(i) for i in range(len(self))))  # one may hold many labels
+
+    def fold_classes(self, fold: int) -> tuple[int, ...]:
+        return self._folds[fold]
 
     def image(self, i: int) -> Array8:
         return read_image(self.image_file(i), upright=self.upright)

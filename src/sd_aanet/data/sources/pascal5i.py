@@ -93,9 +93,6 @@ class Pascal5i(LabelMapSource):
     def label_file(self, i: int) -> str:
         return f"{self._masks}/{self._ids[i]}.png"
 
-    def fold_classes(self, fold: int) -> tuple[int, ...]:
-        return self._folds[fold]
-
 
 def read_ids(path: Path, fix: str) -> tuple[str, ...]:
     """The image ids of a list, sorted, each once: an id a line, or the paths of a picture and its mask.
