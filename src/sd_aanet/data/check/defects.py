@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +91,7 @@ class Checked:
 def read_split(source: ImageSource) -> Checked:
     """Read all images and labels of a split, in several processes."""
     title = f"Reading the {source.split} images of {source.name}"
-    return Checked(source, tuple(read_all(_Reader(source), len(source), title)))
+    return Checked(source, tuple(read_all(partial(_read, source), len(source), title)))
 
 
 def find_defects(splits: Sequence[Checked], refused: Sequence[DataError], shot: int, least: int) -> list[Defect]:
@@ -111,30 +111,25 @@ def find_defects(splits: Sequence[Checked], refused: Sequence[DataError], shot: 
     ]
 
 
-class _Reader:
-    """Reads image `i` whole. What is wrong is caught here, in the worker, so that reading goes on."""
-
-    def __init__(self, source: ImageSource) -> None:
-        self.source = source
-
-    def __call__(self, i: int) -> Reading:
-        key = self.source.key(i)
-        size, digest, pixels = None, None, dict[int, int]()
-        defects: dict[str, str] = {}  # by line: a missing picture is met twice
-        try:
-            image = self.source.image(i)
-            size, digest = image.shape[:2], _digest(image)
-        except DataError as error:
-            defects[str(error)] = error.defect
-        try:
-            counts = self.source.count(i)
-            pixels = {c + 1: int(counts[c]) for c in np.flatnonzero(counts).tolist()}
-            if not pixels and (self.source.mask(i, 1) == IGNORE).any():
-                line = f"mask of '{key}' shows no class, only {IGNORE} (ignore): give objects the index of their class"
-                defects[line] = "ignored"
-        except DataError as error:
-            defects[str(error)] = error.defect
-        return Reading(key, size, digest, pixels, tuple(_defect(line, kind) for line, kind in defects.items()))
+def _read(source: ImageSource, i: int) -> Reading:
+    """Read image `i` whole. What is wrong is caught here, in the worker, so that reading goes on."""
+    key = source.key(i)
+    size, digest, pixels = None, None, dict[int, int]()
+    defects: dict[str, str] = {}  # by line: a missing picture is met twice
+    try:
+        image = source.image(i)
+        size, digest = image.shape[:2], _digest(image)
+    except DataError as error:
+        defects[str(error)] = error.defect
+    try:
+        counts = source.count(i)
+        pixels = {c + 1: int(counts[c]) for c in np.flatnonzero(counts).tolist()}
+        if not pixels and (source.mask(i, 1) == IGNORE).any():
+            line = f"mask of '{key}' shows no class, only {IGNORE} (ignore): give objects the index of their class"
+            defects[line] = "ignored"
+    except DataError as error:
+        defects[str(error)] = error.defect
+    return Reading(key, size, digest, pixels, tuple(_defect(line, kind) for line, kind in defects.items()))
 
 
 def _defect(line: str, kind: str) -> Defect:
