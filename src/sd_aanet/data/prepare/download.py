@@ -109,18 +109,12 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         DataError: the archive is damaged, a file in it would lie outside of the folder, or cannot be written.
     """
-    size = archive.stat().st_size
     try:
-        with (
-            archive.open("rb") as file,
-            tqdm(
-                desc=f"Unpacking {archive.name}", total=size, unit="B", unit_scale=True, disable=size < _QUIET_BELOW
-            ) as bar,
-        ):
-            for member in _members(archive, file):
-                path = folder / _inside(member.name, archive)
-                if not path.is_file() or path.stat().st_size != member.size:
-                    with written_whole(path) as temporary, temporary.open("wb") as copy, member.open() as content:
+        with archive.open("rb") as file, _bar(f"Unpacking {archive.name}", archive.stat().st_size) as bar:
+            for name, size, opened in _members(archive, file):
+                path = folder / _inside(name, archive)
+                if not path.is_file() or path.stat().st_size != size:
+                    with written_whole(path) as temporary, temporary.open("wb") as copy, opened() as content:
                         shutil.copyfileobj(content, copy, _CHUNK)
                 bar.update(file.tell() - bar.n)
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
@@ -161,11 +155,7 @@ def _request(url: str, part: Path) -> bool:
         start = have if response.status == 206 else 0  # else the server sends all of it again
         length = response.headers["Content-Length"]
         total = None if length is None else start + int(length)
-        quiet = total is not None and total < _QUIET_BELOW
-        with (
-            part.open("ab" if start else "wb") as file,
-            tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=quiet) as bar,
-        ):
+        with part.open("ab" if start else "wb") as file, _bar(part.stem, total, start) as bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -178,36 +168,34 @@ def _size(path: Path) -> int:
 
 def _md5(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
-    size = _size(path)
-    with (
-        path.open("rb") as file,
-        tqdm(desc=f"Checking {path.name}", total=size, unit="B", unit_scale=True, disable=size < _QUIET_BELOW) as bar,
-    ):
+    with path.open("rb") as file, _bar(f"Checking {path.name}", _size(path)) as bar:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    size: int
-    open: Callable[[], IO[bytes]]
+def _bar(title: str, total: int | None, start: int = 0) -> tqdm:
+    """Of bytes; none is shown for few of them."""
+    quiet = total is not None and total < _QUIET_BELOW
+    return tqdm(desc=title, initial=start, total=total, unit="B", unit_scale=True, disable=quiet)
 
 
-def _members(archive: Path, file: IO[bytes]) -> Iterator[_Member]:
-    """The regular files of an archive. Links have no business in a data set, and could lead anywhere."""
+def _members(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """The regular files of an archive: name, size, and what opens each.
+
+    Links have no business in a data set, and could lead anywhere.
+    """
     if archive.suffix == ".zip":
         with zipfile.ZipFile(file) as members:
             for info in members.infolist():
                 if not info.is_dir():
-                    yield _Member(info.filename, info.file_size, partial(members.open, info))
+                    yield info.filename, info.file_size, partial(members.open, info)
     else:
         with tarfile.open(fileobj=file) as tar:
             for member in tar:
                 if member.isfile():
-                    yield _Member(member.name, member.size, partial(_content, tar, member))
+                    yield member.name, member.size, partial(_content, tar, member)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
