@@ -65,6 +65,11 @@ class Grid:
             raise ConfigError(f"{name}={size}, expected {expected}: the nearest good size is {self.nearest(size)}")
 
 
+def stage_of(name: str) -> int:
+    """The number of an output `stage3`, or of one within that stage, `stage3.0`."""
+    return int(name.removeprefix("stage").partition(".")[0])
+
+
 class Backbone(nn.Module, ABC):
     """Images in, named maps out.
 

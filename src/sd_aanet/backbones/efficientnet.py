@@ -9,13 +9,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.backbones.base import RGB, Backbone, Grid, Output
+from sd_aanet.backbones.base import RGB, Backbone, Grid, Output, stage_of
 from sd_aanet.errors import ConfigError
 
 EPS = 1e-3
 """Of the batch norms."""
-
-
 WIDE = 4
 """Zeros beside a row that the CPU's depthwise kernels add by themselves. With more of them, as at dilation 4, a slower
 kernel takes the convolution, 6 times as long in float32 and 12 times in bf16 (torch 2.13, AVX-512)."""
@@ -143,22 +141,18 @@ class EfficientNetLite(Backbone):
         return self._stages(1, x, wanted)
 
     def run_on(self, after: str, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        stage = _stage(after)
+        stage = stage_of(after)
         return self._stages(stage + 1, x * self.scales[stage - 1], wanted)
 
     def keep(self, wanted: Collection[str]) -> None:
-        last = max(map(_stage, wanted), default=0)
+        last = max(map(stage_of, wanted), default=0)
         del self._blocks[self.ends[last] :]
-        self.outputs = {name: output for name, output in self.outputs.items() if _stage(name) <= last}
+        self.outputs = {name: output for name, output in self.outputs.items() if stage_of(name) <= last}
 
     def _stages(self, first: int, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for stage in range(first, 1 + max(map(_stage, wanted), default=0)):
+        for stage in range(first, 1 + max(map(stage_of, wanted), default=0)):
             x = self._blocks[self.ends[stage - 1] : self.ends[stage]](x)  # (N, C, h, w)
             if f"stage{stage}" in wanted:
                 found[f"stage{stage}"] = x / self.scales[stage - 1]
         return found
-
-
-def _stage(name: str) -> int:
-    return int(name.removeprefix("stage"))

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.backbones.base import Backbone, Grid, Output
+from sd_aanet.backbones.base import Backbone, Grid, Output, stage_of
 from sd_aanet.errors import ConfigError
 
 Stride = Literal["3x3", "1x1"]
@@ -130,14 +130,14 @@ class ResNet(Backbone):
         return self._stages(int(after.removeprefix("stage")) + 1, x, wanted)
 
     def keep(self, wanted: Collection[str]) -> None:
-        last = max([0, *map(_stage, wanted)])
+        last = max(map(stage_of, wanted), default=0)
         for stage in range(last + 1, 5):
             setattr(self, f"layer{stage}", nn.Sequential())
-        self.outputs = {name: output for name, output in self.outputs.items() if _stage(name) <= last}
+        self.outputs = {name: output for name, output in self.outputs.items() if stage_of(name) <= last}
 
     def _stages(self, first: int, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for stage in range(first, 1 + max([0, *map(_stage, wanted)])):
+        for stage in range(first, 1 + max(map(stage_of, wanted), default=0)):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = block(x)
                 tap = f"stage{stage}.{index}"
@@ -147,7 +147,3 @@ class ResNet(Backbone):
             if f"stage{stage}" in wanted:
                 found[f"stage{stage}"] = x
         return found
-
-
-def _stage(name: str) -> int:
-    return int(name.removeprefix("stage").partition(".")[0])

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from sd_aanet.backbones.base import Backbone, Grid, Output
+from sd_aanet.backbones.base import Backbone, Grid, Output, stage_of
 
 
 class VGG(Backbone):
@@ -42,22 +42,18 @@ class VGG(Backbone):
         return self._stages(0, images, wanted)
 
     def run_on(self, after: str, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        return self._stages(_stage(after) + 1, x, wanted)
+        return self._stages(stage_of(after) + 1, x, wanted)
 
     def keep(self, wanted: Collection[str]) -> None:
-        last = max([0, *map(_stage, wanted)])
+        last = max(map(stage_of, wanted), default=0)
         del self.features[self.STAGES[last + 1] :]
-        self.outputs = {name: output for name, output in self.outputs.items() if _stage(name) <= last}
+        self.outputs = {name: output for name, output in self.outputs.items() if stage_of(name) <= last}
 
     def _stages(self, first: int, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for stage in range(first, 1 + max([0, *map(_stage, wanted)])):
+        for stage in range(first, 1 + max(map(stage_of, wanted), default=0)):
             x = self.features[self.STAGES[stage] : self.STAGES[stage + 1]](x)  # (N, C, h, w)
             if f"stage{stage}" in wanted:
                 # The next stage begins with a convolution: nothing in place touches what is handed out.
                 found[f"stage{stage}"] = x
         return found
-
-
-def _stage(name: str) -> int:
-    return int(name.removeprefix("stage"))
