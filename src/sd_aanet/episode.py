@@ -13,6 +13,11 @@ from torch import Tensor
 IGNORE = 255
 """Mask value of pixels that count nowhere: not in a loss, not in a prototype, not in a metric."""
 
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1], as torchvision's weights and most backbones expect it; each says what it wants."""
+
 
 def joined_masks(masks: Sequence[Tensor]) -> Tensor:
     """The masks of N classes of one picture, each of 0, 1 and 255, as one of 0..N and 255.

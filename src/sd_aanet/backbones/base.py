@@ -15,13 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sd_aanet.episode import IMAGENET_MEAN, IMAGENET_STD, RGB
 from sd_aanet.errors import ConfigError
 from sd_aanet.rules import Rule, one_of, or_null, text
 
-RGB = tuple[float, float, float]
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1], as torchvision's weights and many others expect it."""
 CPU_POSITIONS = 4096
 """Positions at stride 8 that go through a backbone together on a CPU: no activation then exceeds the 32 MB from which
 on the C library takes every tensor's memory from the system anew, which zeroes it first."""

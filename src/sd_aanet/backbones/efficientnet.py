@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.backbones.base import RGB, Backbone, Grid, Output, stage_of
+from sd_aanet.backbones.base import Backbone, Grid, Output, stage_of
+from sd_aanet.episode import RGB
 from sd_aanet.errors import ConfigError
 
 EPS = 1e-3

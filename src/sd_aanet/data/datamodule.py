@@ -21,8 +21,8 @@ from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, Epi
 from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
 from sd_aanet.data.sources.base import ImageSource, Split
-from sd_aanet.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RGB, Augment, Preprocess
-from sd_aanet.episode import Episode
+from sd_aanet.data.transforms import Augment, Preprocess
+from sd_aanet.episode import IMAGENET_MEAN, IMAGENET_STD, RGB, Episode
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, named

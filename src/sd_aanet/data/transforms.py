@@ -16,17 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_aanet.episode import IGNORE
+from sd_aanet.episode import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB
 from sd_aanet.errors import ConfigError
 from sd_aanet.images import Array8
 
 if TYPE_CHECKING:
     import albumentations
-
-RGB = tuple[float, float, float]
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1], as most backbones expect it; each says what it wants."""
 
 RESIZES = ("squash", "keep_aspect")
 AUGMENTS = ("none", "flip", "published", "scale")
