@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,12 @@ def mean_over_folds(folds: Sequence[Trainings], score: str) -> Cell:
         folds: the scores of each fold that was run; at least one, each of at least one training.
         score: "miou" or "fb_iou".
     """
-    value = _mean([_mean([scores.means[score] for scores in fold.values()]) for fold in folds])
+    value = fmean([fmean([scores.means[score] for scores in fold.values()]) for fold in folds])
     if any(len(fold) > 1 for fold in folds):
-        means = [_mean([fold[seed].means[score] for fold in folds]) for seed in _shared(folds)]
+        means = [fmean([fold[seed].means[score] for fold in folds]) for seed in _shared(folds)]
         return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
     single = [next(iter(fold.values())).seeds for fold in folds]
-    means = [_mean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
+    means = [fmean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
     return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
 
@@ -225,10 +226,6 @@ def _label(row: Row) -> tuple[object, ...]:
 
 def _shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | list | dict) or value is None else str(value)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _shared(folds: Sequence[Mapping[Any, Any]]) -> list[Any]:
