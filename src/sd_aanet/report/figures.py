@@ -41,7 +41,9 @@ def class_bars(rows: Sequence[Row]) -> Iterator[Plot]:
 
 def _class_bars(dataset: str, comparison: Comparison) -> Plot:
     values = [_class_iou(row) for row in comparison.rows]
-    blocks = _blocks(values)
+    found = dict.fromkeys(key for iou in values for key in iou)
+    mean = {key: float(np.mean([iou[key] for iou in values if key in iou])) for key in found}
+    blocks = _blocks(mean)
     sizes = [len(classes) for _, classes in blocks]
     longest = [max(sizes[start : start + 2]) for start in range(0, len(sizes), 2)]
     figure, axes = panels(len(blocks), [n * (0.11 * len(values) + 0.13) + 0.75 for n in longest])
@@ -56,16 +58,15 @@ def _class_bars(dataset: str, comparison: Comparison) -> Plot:
         panel.grid(visible=False, axis="y")
     if len(values) > 1:
         legend_above(figure, axes[0], comparison.names)
-    everything = {c: float(np.mean([iou[c] for iou in values if c in iou])) for _, part in blocks for c in part}
-    best, worst = max(everything, key=everything.__getitem__), min(everything, key=everything.__getitem__)
+    order = [c for _, part in blocks for c in part]
+    best, worst = max(order, key=mean.__getitem__), min(order, key=mean.__getitem__)
     return finish(
         _file_name("classes", dataset, comparison.suffix),
         _title("IoU of each novel class", dataset, comparison.suffix),
         "Each bar is a class's IoU over all test episodes of the fold in which it is novel, the mean over trainings "
         "and evaluation seeds; within a fold the best class comes first. The mean of a fold's bars is its mIoU. A "
         "missing bar was not run.",
-        f"Bars of {len(everything)} classes, from {worst[1]} with {everything[worst]:.0f} % to {best[1]} with "
-        f"{everything[best]:.0f} %.",
+        f"Bars of {len(mean)} classes, from {worst[1]} with {mean[worst]:.0f} % to {best[1]} with {mean[best]:.0f} %.",
         figure,
     )
 
@@ -80,10 +81,8 @@ def _class_iou(row: Row) -> dict[tuple[int, str], float]:
     return {key: float(np.mean(each)) for key, each in values.items()}
 
 
-def _blocks(values: Sequence[dict[tuple[int, str], float]]) -> list[tuple[str, list[tuple[int, str]]]]:
-    """Titles and classes of the panels: a fold each, or several of one with many classes."""
-    found = dict.fromkeys(key for iou in values for key in iou)
-    mean = {key: float(np.mean([iou[key] for iou in values if key in iou])) for key in found}
+def _blocks(mean: dict[tuple[int, str], float]) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Titles and classes of the panels: a fold each, or several of one with many classes; the best first."""
     blocks = []
     for fold in sorted({fold for fold, _ in mean}):
         ordered = sorted((key for key in mean if key[0] == fold), key=lambda key: (-mean[key], key))
@@ -119,7 +118,7 @@ def _by_size(dataset: str, comparison: Comparison) -> Plot:
         _title("IoU against the size of the object", dataset, comparison.suffix),
         "Each point is the foreground's IoU, from summed intersections and unions, of the test episodes of all folds, "
         "trainings and evaluation seeds whose object covers that share of the query image, whatever its class; below "
-        "it the number of these episodes. A point of few episodes says little." + _absent(runs, "episodes.csv"),
+        "it the number of these episodes. A point of few episodes says little." + _absent(runs),
         f"Lines over {len(places)} bins of object size; {comparison.names[0]} lies between {worst:.0f} and "
         f"{best:.0f} %.",
         figure,
@@ -255,6 +254,6 @@ def _title(title: str, dataset: str, suffix: str) -> str:
     return f"{title}: {dataset}{f', {suffix}' if suffix else ''}"
 
 
-def _absent(runs: Sequence[Run], file: str) -> str:
+def _absent(runs: Sequence[Run]) -> str:
     missing = sum(run.episodes is None for run in runs)
-    return f" {missing} of {len(runs)} runs have no {file} and are not in it." if missing else ""
+    return f" {missing} of {len(runs)} runs have no episodes.csv and are not in it." if missing else ""
