@@ -78,11 +78,11 @@ def finish(name: str, title: str, caption: str, alt: str, figure: Figure) -> Plo
     return Plot(name, title, caption, alt, svg.getvalue(), png.getvalue())
 
 
-def panels(count: int, heights: float | Sequence[float], columns: int = 2) -> tuple[Figure, list[Axes]]:
-    """A figure of the usual width with so many panels, each of that height (or each row of its own) in inches."""
+def panels(count: int, heights: float | Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A figure of the usual width with so many panels, two a row, of that height (or each row of its own) in inches."""
     from matplotlib.figure import Figure
 
-    columns = min(columns, count)
+    columns = min(2, count)
     rows = math.ceil(count / columns)
     ratios = [heights] * rows if isinstance(heights, int | float) else list(heights)
     figure = Figure(figsize=(WIDTH, sum(ratios) + 0.6), layout="constrained")

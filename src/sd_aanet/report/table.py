@@ -100,14 +100,15 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def build_table(rows: Sequence[Row], remarks: Sequence[str] = ()) -> Table:
+def build_table(rows: Sequence[Row], remarks: Sequence[str]) -> Table:
     """The table of rows, those of the field beside them.
 
     Args:
         rows: as `build_rows` orders them.
         remarks: further notes.
     """
-    protocols = _distinct([row.protocol for row in rows])
+    given = [row.protocol for row in rows]
+    protocols = [protocol for place, protocol in enumerate(given) if protocol not in given[:place]]
     several = len(protocols) > 1, any(n > 1 for row in rows for n in row.trainings)
     heads = ("data set", "model", "backbone", "shot", *_if(several, "protocol", "trainings"))
     folds = max(row.folds for row in rows)
@@ -201,14 +202,6 @@ def _shown(name: str, value: Any) -> str:
 def _letter(index: int) -> str:
     """Letters a to z, then aa, ab, ..."""
     return ("" if index < 26 else _letter(index // 26 - 1)) + chr(ord("a") + index % 26)
-
-
-def _distinct(protocols: Sequence[Settings]) -> list[Settings]:
-    distinct: list[Settings] = []
-    for protocol in protocols:
-        if protocol not in distinct:
-            distinct.append(protocol)
-    return distinct
 
 
 def _if(several: Sequence[bool], *values: str) -> list[str]:
