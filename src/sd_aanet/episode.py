@@ -48,7 +48,7 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in _tensors([getattr(self, f.name) for f in fields(self)]))
+        return sum(tensor.nbytes for tensor in _tensors(self))
 
     def _map(self, function: str, *args: object, **kwargs: object) -> Self:
         def mapped(value: object) -> object:
@@ -60,14 +60,14 @@ class Batch:
                 return value._map(function, *args, **kwargs)
             return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
 
-        return type(self)(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
+        return type(self)(**{name: mapped(value) for name, value in vars(self).items()})
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Batch):
-        yield from _tensors([getattr(value, f.name) for f in fields(value)])
+        yield from _tensors(vars(value))
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
@@ -81,7 +81,7 @@ class Rows(Batch):
 
     def __len__(self) -> int:
         """N."""
-        return next(len(value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
+        return next(len(value) for value in vars(self).values() if value is not None)
 
     def select(self, rows: Sequence[int]) -> Self:
         """Some of the rows, each any number of times, in any order; neighbours, or one row repeated, as a view."""
@@ -124,8 +124,8 @@ class Rows(Batch):
         return cls(**joined)
 
     def _each(self, function: Callable[[Any], Any]) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
+        values = {name: None if value is None else function(value) for name, value in vars(self).items()}
+        return type(self)(**values)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +109,14 @@ class FeatureCache:
             return None
         made = self._type(key[0])
         try:
-            loaded = torch.load(path, mmap=True, weights_only=True)
-            return made(**{n: tuple(v) if isinstance(v, list) else v for n, v in loaded.items()})
+            return made(**torch.load(path, mmap=True, weights_only=True))
         except Exception:  # a damaged file is made anew; torch raises nearly anything for one
             return None
 
     def _keep(self, key: Key, row: Rows) -> None:
         if self.folder is not None:
-            values = {f.name: getattr(row, f.name) for f in fields(row)}
-            plain: dict[str, Any] = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
             with written_whole(self._path(key)) as path:
-                torch.save(plain, path)
+                torch.save(vars(row), path)
             return
         self._kept[key] = row
         self.bytes += row.nbytes
