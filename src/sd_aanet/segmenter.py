@@ -147,13 +147,7 @@ class FewShotSegmenter:
     def _restore(self, prediction: Prediction, score: Tensor, i: int, size: tuple[int, int]) -> Segmentation:
         """Back to the picture's own size."""
         probability = self.preprocess.restore(score, size).cpu().numpy()
-        attention = None
-        if prediction.maps:
-            *_, last = prediction.maps.values()  # of an attention and a prior, the attention
-            side = (self.preprocess.size, self.preprocess.size)
-            values = self.preprocess.restore(resize(last[i : i + 1].float(), side)[0, 0], size)
-            low, high = values.aminmax()
-            attention = ((values - low) / (high - low).clamp(min=1e-7)).cpu().numpy()
+        attention = self.preprocess.attention(prediction, i, size)
         return Segmentation((probability > 0.5).astype(np.uint8), probability, attention)
 
 

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_aanet.episode import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB
+from sd_aanet.episode import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.images import Array8
 
@@ -102,6 +103,17 @@ class Preprocess:
         # Pixel centres, as cv2.resize has them on the way in.
         outer = F.interpolate(inner, size=original, mode="bilinear", align_corners=False)
         return outer.reshape(*values.shape[:-2], *original)
+
+    def attention(self, prediction: Prediction, row: int, original: tuple[int, int]) -> NDArray[np.float32] | None:
+        """What a method looked at in a query, float32 (H, W) from 0, its least there, to 1, its most; None without."""
+        if not prediction.maps:
+            return None
+        *_, last = prediction.maps.values()  # of an attention and a prior, the attention
+        whole = F.interpolate(last[row : row + 1].float(), (self.size, self.size), mode="bilinear", align_corners=True)
+        values = self.restore(whole[0, 0], original)
+        low, high = values.aminmax()
+        scaled: NDArray[np.float32] = ((values - low) / (high - low).clamp(min=1e-7)).cpu().numpy()
+        return scaled
 
     def _inner(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the picture within the S x S input."""

@@ -25,7 +25,6 @@ from sd_aanet.evaluation.results import Result
 from sd_aanet.evaluation.tester import EpisodeTester, Views, answers
 from sd_aanet.feature_cache import GIGABYTE
 from sd_aanet.files import written_whole
-from sd_aanet.models.parts.functional import resize
 from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.settings import named
 from sd_aanet.trainer import Progress, affordable, build_trainer
@@ -193,12 +192,6 @@ def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, titl
         ((_, scores, prediction),) = [found for pictures in loaded for found in tester.segment(pictures)]
     image = source.image(spec.query)
     size = (image.shape[0], image.shape[1])
-    shown: NDArray[np.float32] | None = None
-    if prediction.maps:
-        *_, last = prediction.maps.values()  # of an attention and a prior, the attention
-        whole = resize(last[:1].float(), data.preprocess.size)[0, 0]
-        restored = data.preprocess.restore(whole.cpu(), size).numpy()
-        shown = (restored - restored.min()) / max(float(np.ptp(restored)), 1e-7)
     truth = joined_masks([torch.from_numpy(source.mask(spec.query, c)) for c in spec.classes]).numpy()
     found = answers(data.preprocess.restore(scores[0].cpu(), size)).numpy()
     return EpisodeRow(
@@ -207,5 +200,5 @@ def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, titl
         query=image,
         query_mask=np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8),
         prediction=(found > 0).astype(np.uint8),
-        attention=shown,
+        attention=data.preprocess.attention(prediction, 0, size),
     )
