@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError, DataError
@@ -22,9 +22,8 @@ Mask = str | os.PathLike[str] | Image.Image | NDArray[np.integer] | NDArray[np.b
 """A file, a Pillow image, or an array (H, W) of class indices or booleans; see `foreground_of`."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder."""
-_ORIENTATION = 0x0112
-"""EXIF's tag; from 5 on its values lay the image on its side."""
 _FIRST_ON_ITS_SIDE = 5
+"""Of EXIF's orientations; from it on they lay the image on its side."""
 _DARK = 127
 _SHOWN = 8
 _BYTES, _WORDS = ("1", "L", "P"), ("I;16", "I;16B", "I")
@@ -90,13 +89,9 @@ def image_size(path: str | Path, upright: bool = True) -> tuple[int, int]:
     Raises:
         DataError: see `read_image`.
     """
-    try:
-        with Image.open(path) as file:
-            turned = upright and file.getexif().get(_ORIENTATION, 1) >= _FIRST_ON_ITS_SIDE
-            return (file.width, file.height) if turned else (file.height, file.width)
-    except _DAMAGED:
-        height, width, _ = read_image(path, upright=upright).shape  # raises the error that says what is wrong
-        return height, width
+    with _opened(path, "image") as (file, _):
+        turned = upright and file.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_ON_ITS_SIDE
+        return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def check_same_size(
