@@ -75,18 +75,10 @@ class MaskLayout:
                 f"none of the {len(found)} pictures in {images} has the name of one of the {len(self._masks)} masks in "
                 f"{masks}, expected images/a.jpg and masks/a.png: rename them"
             )
-        self.strays = [
-            *(
-                _stray(f"picture {path} has no mask in {masks}")
-                for key, path in found.items()
-                if key not in self._masks
-            ),
-            *(
-                _stray(f"mask {path} has no picture in {images}")
-                for key, path in self._masks.items()
-                if key not in found
-            ),
-        ]
+        unmarked = [path for key, path in found.items() if key not in self._masks]
+        unseen = [path for key, path in self._masks.items() if key not in found]
+        self.strays = [_stray(f"picture {path} has no mask in {masks}") for path in unmarked]
+        self.strays += [_stray(f"mask {path} has no picture in {images}") for path in unseen]
 
     def file(self, key: str) -> str:
         return self._masks[key]
@@ -170,15 +162,9 @@ class _Part:
             )
         self.places = {place: files[place] for place in found.values()}
         self.images = {files[place]: names[name] for name, place in found.items()}
-        self.strays = [
-            *(
-                DataError(f"picture {name} of {path} is not in {folder}: put it beside it or into images/", "missing")
-                for name in names
-                if name not in found
-            ),
-            *self.annotations.strays(),
-            *self._others(files),
-        ]
+        missing = [f"picture {name} of {path} is not in {folder}" for name in names if name not in found]
+        self.strays = [DataError(f"{line}: put it beside it or into images/", "missing") for line in missing]
+        self.strays += [*self.annotations.strays(), *self._others(files)]
 
     def _others(self, files: Mapping[str, str]) -> list[DataError]:
         """Pictures that lie with the annotated ones, but are not annotated."""
@@ -202,15 +188,11 @@ def _pictures(folder: Path) -> dict[str, str]:
     return {place: path for place, path in files_below(folder).items() if _is_picture(place)}
 
 
-def _key(place: str) -> str:
-    return posixpath.splitext(place.removeprefix("images/"))[0]
-
-
 def _by_key(files: Mapping[str, str]) -> dict[str, str]:
     """{key: path} from {place: path}, sorted."""
     found: dict[str, str] = {}
     for place, path in files.items():
-        key = _key(place)
+        key = posixpath.splitext(place.removeprefix("images/"))[0]
         if key in found:
             refuse(
                 DataError(f"{found[key]} and {path} have the same name, '{key}', expected different names: rename one")
