@@ -26,10 +26,8 @@ def run(config: dict[str, Any]) -> Path:
         test_episodes=config["episodes"],
         select_on="none",
     )
-    data.setup("test")
-    assert data.test_data is not None
+    specs = data.test_specs(config["seed"])
     source, out = data.source("val"), Path(config["out"])
-    specs = [data.test_data.spec(index) for index in range(len(data.test_data))]
     about = {"dataset": source.name, "split": source.split, **{name: config[name] for name in named("listed")}}
     digest = write_list(out, source, specs, about)
     classes = {c for spec in specs for c in spec.classes}
