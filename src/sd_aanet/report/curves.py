@@ -113,7 +113,7 @@ def mean_and_range(
 
 def smoothed(values: Floats) -> Floats:
     """The running mean over a twentieth of the values, of those that are there at the ends."""
-    half = max(0, round(len(values) / 40))
+    half = round(len(values) / 40)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     place = np.arange(len(values))
     low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
