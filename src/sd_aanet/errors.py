@@ -18,11 +18,10 @@ class DataError(SDAANetError):
 
     Args:
         message: the line.
-        defect: which kind of defect it is, for `sd-aanet check`, see `data.check.defects.ERRORS`; "" for an entry of a
-            list or of annotations.
+        defect: which kind of defect it is, for `sd-aanet check`, see `data.check.defects.ERRORS`.
     """
 
-    def __init__(self, message: str, defect: str = "") -> None:
+    def __init__(self, message: str, defect: str = "entry") -> None:
         super().__init__(message)
         self.defect = defect
 

@@ -129,12 +129,7 @@ def _read(source: ImageSource, i: int) -> Reading:
             defects[line] = "ignored"
     except DataError as error:
         defects[str(error)] = error.defect
-    return Reading(key, size, digest, pixels, tuple(_defect(line, kind) for line, kind in defects.items()))
-
-
-def _defect(line: str, kind: str) -> Defect:
-    """An error that tells no kind is of a list or of annotations, see `refusal`."""
-    return Defect(kind or "entry", line)
+    return Reading(key, size, digest, pixels, tuple(Defect(kind, line) for line, kind in defects.items()))
 
 
 def _digest(image: Array8) -> bytes:
@@ -144,7 +139,7 @@ def _digest(image: Array8) -> bytes:
 def _strays(splits: Sequence[Checked], refused: Sequence[DataError]) -> list[Defect]:
     """What belongs to no image; both splits may tell of the same file."""
     errors = [*refused, *(error for split in splits for error in split.source.strays())]
-    return [_defect(line, kind) for line, kind in {str(error): error.defect for error in errors}.items()]
+    return [Defect(kind, line) for line, kind in {str(error): error.defect for error in errors}.items()]
 
 
 def _too_few(splits: Sequence[Checked], shot: int, least: int) -> Iterator[Defect]:
