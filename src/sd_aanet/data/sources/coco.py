@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_aanet.data.sources.cache import cache_folder
-from sd_aanet.data.sources.coco_json import CocoContent, Region, read_coco
+from sd_aanet.data.sources.coco_json import CocoContent, read_coco
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.data.sources.run_lengths import paint, unpack
 from sd_aanet.episode import IGNORE
@@ -144,7 +144,8 @@ def _write(path: Path, store: Path) -> None:
 
 
 def _write_files(content: CocoContent, folder: Path) -> None:
-    drawn = [region for regions in content.regions for region in sorted(regions, key=_turn)]
+    # Crowds come under everything, then objects from the largest on.
+    drawn = [region for regions in content.regions for region in sorted(regions, key=lambda r: (not r.crowd, -r.area))]
     values = np.array([IGNORE if region.crowd else region.category + 1 for region in drawn], np.int64)
     unpacked = [unpack([region.packed for region in drawn[n : n + _AT_ONCE]]) for n in range(0, len(drawn), _AT_ONCE)]
     counts = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in unpacked)])
@@ -161,8 +162,3 @@ def _write_files(content: CocoContent, folder: Path) -> None:
         "wrong": content.wrong,
     }
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _turn(region: Region) -> tuple[bool, int]:
-    """When to draw: crowds, under everything, then objects from the largest on."""
-    return not region.crowd, -region.area
