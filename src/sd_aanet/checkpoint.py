@@ -70,12 +70,11 @@ def load_trained(path: str | Path) -> Trained:
 
 def save_trained(trained: Trained, path: Path) -> None:
     """Write what `load_trained` and a training (`checkpoint=`) read."""
-    preprocess = vars(trained.preprocess)
     checkpoint = {
         "state_dict": {f"{METHOD}{name}": value for name, value in trained.method.state_dict().items()},
         "hyper_parameters": {
             "network": dict(trained.network),
-            "preprocess": preprocess,
+            "preprocess": vars(trained.preprocess),
             "classes": trained.classes,
             "training": trained.training,
         },

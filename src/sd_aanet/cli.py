@@ -9,7 +9,6 @@ from typing import cast
 
 from sd_aanet.composition import Task, print_help, run_composed
 from sd_aanet.errors import ConfigError, SDAANetError
-from sd_aanet.mistakes import complain
 
 COMPOSED = {
     "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SDAANetError as error:
         if debug:
             raise
-        complain(error)
+        print(f"sd-aanet: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("sd-aanet: interrupted", file=sys.stderr)

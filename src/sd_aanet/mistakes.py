@@ -5,17 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sd_aanet.errors import ConfigError, SDAANetError
-
-
-def complain(mistake: SDAANetError) -> None:
-    """Print a mistake as one line."""
-    print(f"sd-aanet: {' '.join(str(mistake).split())}", file=sys.stderr)
 
 
 @contextlib.contextmanager
