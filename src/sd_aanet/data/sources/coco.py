@@ -52,7 +52,7 @@ class CocoAnnotations:
         """
         found = cls._stored(Path(path).expanduser().resolve())
         for line in found.wrong:
-            refuse(DataError(f"annotations {found.path}: {line}"))
+            refuse(f"annotations {found.path}: {line}")
         return found
 
     @classmethod

@@ -125,11 +125,11 @@ def _read_list(path: Path, keys: Collection[str]) -> list[str]:
         if names:
             listed.add(ends[names[0]])
         else:
-            problem = (
+            refuse(
                 f"image list {path} names '{line}', which is not an image with a mask, expected an image's name in "
-                "each line: correct it"
+                "each line: correct it",
+                "missing",
             )
-            refuse(DataError(problem, "missing"))
     if not lines:
-        refuse(DataError(f"image list {path} is empty, expected an image's name in each line: fill it, or remove both"))
+        refuse(f"image list {path} is empty, expected an image's name in each line: fill it, or remove both")
     return sorted(listed)

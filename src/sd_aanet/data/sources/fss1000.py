@@ -123,11 +123,10 @@ class Fss1000(IndexedSource):
         seen: dict[str, str] = {}
         for stage, name in ((stage, name) for stage, names in stages.items() for name in names):
             if name in seen:
-                line = (
+                refuse(
                     f"class '{name}' is in the lists of {seen[name]} and of {stage} in {folder}, expected one of them: "
                     "take it off the other"
                 )
-                refuse(DataError(line))
             else:
                 seen[name] = stage
         self._others += [f"class {self.root / name} is in none of the lists" for name in found if name not in seen]
@@ -158,11 +157,11 @@ def _read_list(path: Path, classes: Collection[str]) -> list[str]:
     for line in lines:
         name = next((name for name in _candidates(line) if name in classes), None)
         if name is None:
-            refuse(DataError(f"list {path} names '{line}', expected the name of a folder with pictures: correct it"))
+            refuse(f"list {path} names '{line}', expected the name of a folder with pictures: correct it")
         elif name not in names:
             names.append(name)
     if not lines:
-        refuse(DataError(f"list {path} is empty, expected a class or a path in each line: fill it"))
+        refuse(f"list {path} is empty, expected a class or a path in each line: fill it")
     return names
 
 

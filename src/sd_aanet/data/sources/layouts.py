@@ -109,10 +109,8 @@ class CocoLayout:
         self.classes = tuple(composed(first.annotations.categories[place][1]) for place in used)
         for name in _twice(self.classes):
             refuse(
-                DataError(
-                    f"annotations {first.path} have objects of several categories called '{name}', expected different "
-                    "names: rename or unite these categories"
-                )
+                f"annotations {first.path} have objects of several categories called '{name}', expected different "
+                "names: rename or unite these categories"
             )
         self._class_of = np.zeros(IGNORE + 1, np.uint8)
         self._class_of[IGNORE] = IGNORE
@@ -194,9 +192,7 @@ def _by_key(files: Mapping[str, str]) -> dict[str, str]:
     for place, path in files.items():
         key = posixpath.splitext(place.removeprefix("images/"))[0]
         if key in found:
-            refuse(
-                DataError(f"{found[key]} and {path} have the same name, '{key}', expected different names: rename one")
-            )
+            refuse(f"{found[key]} and {path} have the same name, '{key}', expected different names: rename one")
         else:
             found[key] = path
     return dict(sorted(found.items()))

@@ -111,13 +111,12 @@ def read_ids(path: Path, fix: str) -> tuple[str, ...]:
     for line in lines:
         stems = {Path(word).stem for word in line.split()}
         if len(stems) > 1:
-            line = (
+            refuse(
                 f"image list {path} pairs files of different names in {line!r}, expected an id or "
                 "'JPEGImages/x.jpg SegmentationClassAug/x.png': correct the line"
             )
-            refuse(DataError(line))
         else:
             ids |= stems
     if not lines:
-        refuse(DataError(f"image list {path} is empty, expected one image id per line: fill it, or {fix}"))
+        refuse(f"image list {path} is empty, expected one image id per line: fill it, or {fix}")
     return tuple(sorted(ids))

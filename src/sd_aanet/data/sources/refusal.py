@@ -11,8 +11,9 @@ from sd_aanet.errors import DataError
 _COLLECTED: ContextVar[list[DataError] | None] = ContextVar("collected", default=None)
 
 
-def refuse(error: DataError) -> None:
-    """Raise an error, but within `collecting` note it: then the caller leaves out what is wrong, and goes on."""
+def refuse(line: str, defect: str = "entry") -> None:
+    """Raise a `DataError`, but within `collecting` note it: then the caller leaves out what is wrong, and goes on."""
+    error = DataError(line, defect)
     collected = _COLLECTED.get()
     if collected is None:
         raise error
