@@ -65,13 +65,11 @@ def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     figure, axes = panels(len(parts), 3.4)
     for panel, (title, runs, place, names) in zip(axes, parts, strict=True):
         for name in names:
-            curve = mean_and_range([run.curves[name] for run in runs if name in run.curves])
-            if curve is not None:
-                steps, mean, low, high = curve
-                colour = COLOURS[known.index(name) % len(COLOURS)]
-                label = name.removeprefix(PREFIX)
-                panel.plot(steps, mean, color=colour, linestyle=_line(known, name), label=label)
-                panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            steps, mean, low, high = mean_and_range([run.curves[name] for run in runs if name in run.curves])
+            colour = COLOURS[known.index(name) % len(COLOURS)]
+            label = name.removeprefix(PREFIX)
+            panel.plot(steps, mean, color=colour, linestyle=_line(known, name), label=label)
+            panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         tiny = ", ".join(name.removeprefix(PREFIX) for name in names)
         panel.set(
             title=f"{title}\n{tiny}" if place else title,
@@ -96,14 +94,11 @@ def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
 
 def mean_and_range(
     curves: Sequence[tuple[Sequence[int], Sequence[float]]],
-) -> tuple[Floats, Floats, Floats, Floats] | None:
-    """Steps, and the mean, least and largest of smoothed curves there; None without a curve.
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Steps, and the mean, least and largest of smoothed curves there, each of at least one step.
 
     A curve counts within its own steps only.
     """
-    curves = [curve for curve in curves if len(curve[0])]
-    if not curves:
-        return None
     steps = np.linspace(min(c[0][0] for c in curves), max(c[0][-1] for c in curves), GRID)
     values = np.array([np.interp(steps, c[0], smoothed(np.array(c[1])), np.nan, np.nan) for c in curves])
     with warnings.catch_warnings():
@@ -148,4 +143,4 @@ def _fold_looks(fold: int) -> dict[str, Any]:
 
 
 def _line(of: Sequence[object], value: object) -> Line:
-    return LINES[of.index(value) % len(LINES)] if value in of else LINES[0]
+    return LINES[of.index(value) % len(LINES)]
