@@ -42,10 +42,9 @@ def arranged(classes: int, folds: int, arrangement: str) -> Folds:
         raise ConfigError(f"arrangement={arrangement!r}, expected one of {', '.join(ARRANGEMENTS)}: choose one of them")
     if folds < 1 or classes % folds:
         raise ConfigError(f"folds={folds}, expected a divisor of the {classes} classes: the benchmark has 4")
-    size = classes // folds
-    ids = np.arange(1, classes + 1).reshape(folds, size) if arrangement == "contiguous" else None
-    ids = np.arange(1, classes + 1).reshape(size, folds).T if ids is None else ids
-    return tuple(tuple(row) for row in ids.tolist())
+    ids = np.arange(1, classes + 1)
+    rows = ids.reshape(folds, -1) if arrangement == "contiguous" else ids.reshape(-1, folds).T
+    return tuple(tuple(row) for row in rows.tolist())
 
 
 def shuffled(classes: int, folds: int | None, seed: int) -> Folds:
@@ -125,7 +124,5 @@ def split_classes(source: ImageSource, fold: int, seed: int, select_on: str, hel
             "change it, or set select_on=none to hold out none"
         )
     raw = np.random.PCG64([seed, fold]).random_raw
-    shuffled_base = sorted(base, key=lambda _: int(raw()))
-    return ClassSplit(
-        tuple(c for c in base if c not in shuffled_base[:held_out]), tuple(sorted(shuffled_base[:held_out])), novel
-    )
+    held = sorted(base, key=lambda _: int(raw()))[:held_out]
+    return ClassSplit(tuple(c for c in base if c not in held), tuple(sorted(held)), novel)
