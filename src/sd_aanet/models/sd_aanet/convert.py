@@ -21,13 +21,12 @@ PUBLISHED_BINS = {"resnet50": (60, 30, 15, 8), "vgg16_bn": (60, 30, 15, 8), "res
 """The decoder's scales, which no tensor tells: PASCAL checkpoints are ResNet-50, COCO ones ResNet-101."""
 
 
-def import_published(source: Path, out: Path, classes: int | None = None) -> str:
+def import_published(source: Path, out: Path) -> str:
     """Turn a published checkpoint into one of ours.
 
     Args:
         source: a file with `state_dict` (names with or without `module.`), or a bare state dict.
         out: where ours goes.
-        classes: the data set's; None for 80 where the backbone is a ResNet-101 (COCO), else 20 (PASCAL).
 
     Returns:
         The backbone's name.
@@ -48,7 +47,7 @@ def import_published(source: Path, out: Path, classes: int | None = None) -> str
     except RuntimeError as error:
         line = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{source}' does not fit: {line}") from None
-    classes = classes or (80 if backbone == "resnet101" else 20)
+    classes = 80 if backbone == "resnet101" else 20  # of COCO and of PASCAL, see `PUBLISHED_BINS`
     save_trained(Trained(method, network, Preprocess(PUBLISHED_SIZE), classes), out)
     return backbone
 
