@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sd_aanet.data.reading import FEW
+from sd_aanet.data.sources.listing import files_below
 from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
 from sd_aanet.images import Array8
@@ -30,18 +30,10 @@ def link_folder(target: Path, path: Path, names: Sequence[str]) -> None:
             _copy(target / name, path / name)
 
 
-def missing(names: Iterable[str], folder: Path) -> list[str]:
-    """Those of some files, named as in `sub/x.jpg`, that a folder lacks. It is listed, which is faster than to ask."""
-    present: set[str] = set()
-    for parent, _, files in os.walk(folder):
-        inner = Path(parent).relative_to(folder).as_posix()
-        present.update(files if inner == "." else (f"{inner}/{file}" for file in files))
-    return [name for name in names if name not in present]
-
-
 def check_complete(what: str, names: Sequence[str], folder: Path, fix: str) -> None:
-    """Raise DataError, with `fix` as the way out, where a folder lacks some of the files named."""
-    if lacking := missing(names, folder):
+    """Raise DataError, with `fix` as the way out, where a folder lacks some of the files, named as in `sub/x.jpg`."""
+    present = files_below(folder)  # which is faster than to ask for each
+    if lacking := [name for name in names if name not in present]:
         raise DataError(
             f"{what}: {len(lacking):,} of {len(names):,} are not in {folder}, the first is {lacking[0]}: {fix}"
         )
