@@ -87,8 +87,7 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
             state = {name.removeprefix(OURS): value for name, value in state.items() if name.startswith(OURS)}
     state = backbone.own_names({name.removeprefix("module."): value for name, value in state.items()})
     wanted = backbone.state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    missing = [name for name in wanted if name not in state and name not in counters]
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     shapes = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in wanted.items()
@@ -99,9 +98,9 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
             f"weights '{source}' do not fit this backbone: {_some('missing', missing)}{_some('other shapes', shapes)}"
             "choose the backbone that they were made for"
         )
-    backbone.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
-    unused = tuple(name for name in state if name not in wanted)
-    return WeightReport(source, len(wanted) - len([c for c in counters if c not in state]), unused)
+    fitting = {name: state[name] for name in wanted if name in state}
+    backbone.load_state_dict(fitting, strict=False)
+    return WeightReport(source, len(fitting), tuple(name for name in state if name not in wanted))
 
 
 def _some(what: str, names: list[str]) -> str:
