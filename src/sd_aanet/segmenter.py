@@ -18,8 +18,7 @@ from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError, DataError
-from sd_aanet.images import Array8, Mask, Picture, read_support
-from sd_aanet.images import read_image as read_picture
+from sd_aanet.images import Array8, Mask, Picture, read_image, read_support
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
@@ -131,7 +130,7 @@ class FewShotSegmenter:
         return self._each(iter(queries), batch, *self._remembered)
 
     def _each(self, queries: Iterator[Picture], batch: int, comparer: Comparer, shots: int) -> Iterator[Segmentation]:
-        while pictures := [read_picture(query, "query") for query in islice(queries, batch)]:
+        while pictures := [read_image(query, "query") for query in islice(queries, batch)]:
             yield from self._segment(pictures, comparer, shots)
 
     @torch.inference_mode()
