@@ -31,8 +31,7 @@ def share_of(mask: Tensor, value: int, like: Tensor) -> Tensor:
     Returns:
         (N, 1, h, w) in [0, 1], resized bilinearly, in float32 or what is wider of `like`.
     """
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return resize((mask == value)[:, None].to(dtype), (like.shape[-2], like.shape[-1]))
+    return resize((mask == value)[:, None].to(wide(like)), (like.shape[-2], like.shape[-1]))
 
 
 def masked_average_pool(feature: Tensor, mask: Tensor) -> Tensor:
