@@ -22,7 +22,7 @@ class LabelledPictures(Batch):
 
     Attributes:
         step: its place in the plan.
-        images: (N, 3, S, S) float32, ImageNet-normalised RGB.
+        images: (N, 3, S, S) float32, RGB, normalised as the backbone wants it.
         masks: (M, S, S) int64; 1 = the class, 0 = everything else, 255 = ignore.
         truths: M masks (H, W) uint8, each of its picture's own size.
         keys: N names, each of the exact pixels of one view of an image.
