@@ -17,11 +17,11 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from sd_aanet.arguments import program
-from sd_aanet.errors import SDAANetError
-from sd_aanet.files import remove_empty, short, written_whole
+from sd_aanet.errors import SDAANetError, of_machine
+from sd_aanet.files import claimed, remove_empty, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.sweep.devices import device_of_its_own
-from sd_aanet.sweep.folder import alone, is_finished, made_ready
+from sd_aanet.sweep.folder import is_finished, made_ready
 from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processes_as_usual
 
 Config = dict[str, Any]
@@ -127,12 +127,14 @@ class Sweep:
 
     def _attempted(self, folder: Path, attempt: Callable[[], str]) -> Outcome:
         try:
-            with alone(folder):
+            with claimed(folder):  # be it by a sweep that was given up but still runs
                 outcome = Outcome(folder.name, attempt())
-        except SDAANetError as error:
-            outcome = self._failed(folder.name, _one_line(str(error)), mistake=True)
         except Exception as error:
-            outcome = self._failed(folder.name, _one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
+            mistake = error if isinstance(error, SDAANetError) else of_machine(error)
+            line = str(mistake or f"{type(error).__name__}: {error}")
+            outcome = self._failed(
+                folder.name, _one_line(line), "" if mistake else traceback.format_exc(), mistake is not None
+            )
         if outcome.state == "failed":
             print(f"{outcome.name} failed, the others go on: {outcome.line}", flush=True)
         else:
