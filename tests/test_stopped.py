@@ -1,4 +1,4 @@
-"""Commands that are stopped or killed: what they leave, and that going on from there gives what was to be had anyway."""
+"""Commands that are stopped or killed: what they leave, and that going on from there gives the same as without."""
 
 import functools
 import json
@@ -141,8 +141,8 @@ def test_a_folder_that_was_moved_keeps_its_best(monkeypatch: pytest.MonkeyPatch)
 
 
 def long_evaluation(trained: tuple[Path, Done], *more: str) -> Running:
-    given = (*EVALUATION, "episodes=5000", "dataset.source.images=300", "workers=0", *more)
-    return start("evaluate", f"checkpoint={trained[0] / 'checkpoints/best.ckpt'}", *given)
+    given = (*EVALUATION, "episodes=5000", "dataset.source.images=300", "workers=0")
+    return start("evaluate", *more, f"checkpoint={trained[0] / 'checkpoints/best.ckpt'}", *given)
 
 
 def until(there: Callable[[], bool]) -> None:
