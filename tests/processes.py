@@ -1,8 +1,10 @@
 """Commands in processes of their own that can be killed: started from one that has imported everything already."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -39,24 +41,34 @@ class Running:
         return Done(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
-def start(*arguments: object, prepare: Callable[[], object] | None = None) -> Running:
+def start(
+    *arguments: object, prepare: Callable[[], object] | None = None, after: Callable[[], object] | None = None
+) -> Running:
     """Start `sd-aanet` with these arguments in the working folder.
 
     Args:
         arguments: of the command.
         prepare: called in the process before; can be pickled.
+        after: the same at its end.
     """
     number = len(list(Path().glob(".stdout*")))
     out, err = (Path(f".{name}{number}").absolute() for name in ("stdout", "stderr"))
     for path in (out, err):
         path.touch()
-    given = ([str(argument) for argument in arguments], str(Path.cwd()), out, err, prepare)
+    given = ([str(argument) for argument in arguments], str(Path.cwd()), out, err, prepare, after)
     process = CONTEXT.Process(target=_command, args=given)
     process.start()
     return Running(process, out, err)
 
 
-def _command(arguments: list[str], folder: str, out: Path, err: Path, prepare: Callable[[], object] | None) -> None:
+def _command(
+    arguments: list[str],
+    folder: str,
+    out: Path,
+    err: Path,
+    prepare: Callable[[], object] | None,
+    after: Callable[[], object] | None,
+) -> None:
     os.setsid()
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -64,7 +76,11 @@ def _command(arguments: list[str], folder: str, out: Path, err: Path, prepare: C
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
     if prepare is not None:
         prepare()
-    main(arguments)
+    try:
+        main(arguments)
+    finally:
+        if after is not None:
+            after()
 
 
 # What `prepare` may be
@@ -93,6 +109,17 @@ def signal_in_validation(step: int, number: int = signal.SIGKILL, group: bool = 
             (os.killpg if group else os.kill)(os.getpid(), number)
 
     FewShotModule.validation_step = dying  # type: ignore[method-assign]
+
+
+def mount(folder: str, *options: str) -> None:
+    """Give a folder a file system of its own, which other processes do not see and which ends with this one."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    Path(folder).mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], check=True)
+    if "ro" in options:
+        os.chdir(folder)
 
 
 def kill_in_checkpoint(name: str, number: int, share: float = 0.5) -> None:
