@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_aanet.files import written_whole
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def cache_folder() -> Path:
@@ -11,3 +21,21 @@ def cache_folder() -> Path:
     if own := os.environ.get("SD_AANET_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd_aanet"
+
+
+def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:
+    """What `make` gives, from the cache folder where it is there.
+
+    Args:
+        name: of the file, without its suffix.
+        fingerprint: of all that the arrays depend on; those with another one are made anew, and so are damaged ones.
+        make: makes them. Where the cache cannot be written, the next start makes them again.
+    """
+    path = cache_folder() / f"{name}.npz"
+    with suppress(Exception), np.load(path, allow_pickle=False) as file:  # nearly anything for a damaged file
+        if str(file["fingerprint"]) == fingerprint:
+            return dict(file)
+    arrays = make()
+    with suppress(OSError), written_whole(path) as temporary:
+        np.savez(temporary, allow_pickle=False, fingerprint=np.array(fingerprint), **arrays)
+    return arrays
