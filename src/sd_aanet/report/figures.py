@@ -76,8 +76,8 @@ def _class_iou(row: Row) -> dict[tuple[int, str], float]:
     values: dict[tuple[int, str], list[float]] = {}
     for fold in row.runs:
         for scores in row.scores(fold).values():
-            for name, iou in scores.classes.items():
-                values.setdefault((fold, name), []).append(100 * iou)
+            for name, entry in scores["classes"].items():
+                values.setdefault((fold, name), []).append(100 * entry["iou"])
     return {key: float(np.mean(each)) for key, each in values.items()}
 
 
@@ -127,11 +127,11 @@ def _by_size(dataset: str, comparison: Comparison) -> Plot:
 
 def size_bins(episodes: Sequence[Episodes]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """IoU of each bin of `EDGES`, from sums, NaN where it is empty; and its number of episodes."""
-    intersection, union, area, true = (
-        np.concatenate([getattr(part, name) for part in episodes])
-        for name in ("intersection", "union", "area", "object")
+    intersection, union, background, true = (
+        np.concatenate([part[name] for part in episodes])
+        for name in ("intersection", "union", "background_intersection", "object")
     )
-    place = np.digitize(100 * true / np.maximum(area, 1), EDGES[1:-1])
+    place = np.digitize(100 * true / np.maximum(union + background, 1), EDGES[1:-1])  # of all that is not ignored
     sums = [np.bincount(place, values, len(EDGES) - 1) for values in (intersection, union)]
     count = np.bincount(place, minlength=len(EDGES) - 1)
     return np.where(count > 0, sums[0] / np.maximum(sums[1], 1), np.nan), count
@@ -236,7 +236,7 @@ def project(points: NDArray[np.float32]) -> NDArray[np.float32]:
 def _class_names(run: Run) -> dict[int, str]:
     """Class id -> name: from the episodes, else from the protocol, which lists names in the order of their ids."""
     if run.episodes is not None:
-        return dict(run.episodes.names)
+        return dict(zip(run.episodes["class_id"].tolist(), run.episodes["class"].tolist(), strict=True))
     assert run.prototypes is not None
     ids, names = np.unique(run.prototypes[1]).tolist(), run.protocol["classes"]["test"]
     return dict(zip(ids, names, strict=True)) if len(ids) == len(names) else {}
