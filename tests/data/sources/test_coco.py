@@ -410,7 +410,7 @@ def test_nothing_is_left_of_what_was_cut_off(write: Write, monkeypatch: pytest.M
 
     path = write(annotation(7, 5, [SQUARE]))
     with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", full)
+        patch.setattr(Path, "write_bytes", full)
         assert label(path).max() == 2
     assert stores() == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from sd_aanet.files import written_whole
 
 Arrays = dict[str, NDArray[Any]]
+_CHECK = 32
+"""Bytes of a checksum, before what is kept."""
 
 
 def cache_folder() -> Path:
@@ -31,11 +35,17 @@ def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:
         fingerprint: of all that the arrays depend on; those with another one are made anew, and so are damaged ones.
         make: makes them. Where the cache cannot be written, the next start makes them again.
     """
-    path = cache_folder() / f"{name}.npz"
-    with suppress(Exception), np.load(path, allow_pickle=False) as file:  # nearly anything for a damaged file
-        if str(file["fingerprint"]) == fingerprint:
-            return dict(file)
-    arrays = make()
+    path = cache_folder() / f"{name}.kept"
+    with suppress(OSError):
+        content = path.read_bytes()
+        if content[:_CHECK] == _check(fingerprint, content[_CHECK:]):
+            return dict(np.load(io.BytesIO(content[_CHECK:]), allow_pickle=False))
+    arrays, buffer = make(), io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
     with suppress(OSError), written_whole(path) as temporary:
-        np.savez(temporary, allow_pickle=False, fingerprint=np.array(fingerprint), **arrays)
+        temporary.write_bytes(_check(fingerprint, buffer.getvalue()) + buffer.getvalue())
     return arrays
+
+
+def _check(fingerprint: str, content: bytes) -> bytes:
+    return hashlib.sha256(fingerprint.encode() + content).digest()
