@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from commands import ran, refused, run
 from sd_aanet.data.prepare import making
 from sd_aanet.data.prepare.download import ARCHIVES, Archive
+from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.coco20i import Coco20i
 from sd_aanet.data.sources.pascal5i import Pascal5i
 from sd_aanet.images import read_label
@@ -233,11 +235,53 @@ def test_coco20i(coco: None) -> None:
     assert ran(*COCO, "--coco", "coco").out == done.out
 
 
+def test_coco20i_with_masks_as_png(coco: None) -> None:
+    call = (*COCO, "--coco", "coco", "--png")
+    done = ran(*call)
+    annotations = CocoAnnotations("coco/annotations/instances_train2014.json")
+    for i, name in enumerate(annotations.images):
+        assert np.array_equal(read_label(Path("out/masks/train", name).with_suffix(".png")), annotations.label(i))
+    assert Coco20i("out", "train").label_file(0) == "out/masks/train/COCO_train2014_000000000000.png"
+    before = state(Path("out/masks"))
+    assert ran(*call).out == done.out
+    assert state(Path("out/masks")) == before
+
+
+def test_masks_are_used_when_all_are_drawn(coco: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(label: object, path: Path) -> None:
+        if path.stem.endswith("007"):
+            raise KeyboardInterrupt
+        making.write_mask(label, path)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sd_aanet.data.prepare.coco20i.write_mask", stopped)
+        assert run(*COCO, "--coco", "coco", "--png").code == 130
+    assert (Coco20i("out", "train").label(8) == 9).any(), "not from masks, which are not there"
+    ran(*COCO, "--coco", "coco", "--png")
+    assert sorted(path.name for path in Path("out/masks").iterdir()) == ["train", "val"]
+    assert len([*Path("out/masks/train").glob("*.png")]) == 81
+
+
+@pytest.mark.parametrize("again", [("--png",), ()])
+def test_masks_of_other_annotations_go(coco: None, again: tuple[str, ...]) -> None:
+    ran(*COCO, "--coco", "coco", "--png")
+    path = Path("coco/annotations/instances_val2014.json")
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 1003]
+    path.write_text(json.dumps(content))
+    before = state(Path("out/masks/train"))
+    ran(*COCO, "--coco", "coco", *again)
+    assert not (Coco20i("out", "val").label(3)).any()
+    assert Path("out/masks/val").is_dir() == bool(again)
+    assert state(Path("out/masks/train")) == before, "the others are still good"
+
+
 def test_a_users_own_masks_stay_and_are_read(coco: None) -> None:
     shutil.copytree(write_masks(Path("coco")) / "masks", "out/masks")
     before = state(Path("out/masks"))
-    ran(*COCO, "--coco", "coco")
-    assert state(Path("out/masks")) == before
+    for more in ((), ("--png",)):
+        ran(*COCO, "--coco", "coco", *more)
+        assert state(Path("out/masks")) == before
     assert Coco20i("out", "train").label_file(0) == "out/masks/train/COCO_train2014_000000000000.png"
 
 

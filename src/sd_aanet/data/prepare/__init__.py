@@ -45,6 +45,7 @@ def _parser() -> Parser:
     )
     coco = benchmarks.add_parser("coco20i", help="COCO 2014, or 2017")
     coco.add_argument("--coco", type=Path, metavar="FOLDER", help="holds annotations/, train2014/ and val2014/")
+    coco.add_argument("--png", action="store_true", help="draw the masks now (out/masks), not when they are needed")
     for benchmark, name in ((pascal, "pascal5i"), (coco, "coco20i")):
         benchmark.add_argument("--out", type=Path, default=Path("data", name), help="the folder to make (%(default)s)")
         benchmark.add_argument("--download", action="store_true", help="fetch what no option names, to OUT/downloads")
@@ -73,4 +74,4 @@ def _coco20i(given: argparse.Namespace) -> None:
         coco = coco or download("coco", given.out / "downloads")
     if coco is None:
         raise ConfigError("--coco is missing: give --coco FOLDER, or --download to fetch it")
-    build(coco, given.out)
+    build(coco, given.out, given.png)

@@ -18,7 +18,7 @@ from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 
 _VERSION = 3
-"""Of what is kept: to be raised when that changes."""
+"""Of what is kept and of the way that labels are made: to be raised when that changes."""
 
 
 class CocoAnnotations:
@@ -32,6 +32,7 @@ class CocoAnnotations:
 
     Attributes:
         path: links resolved.
+        state: another one where the file's size or time, or the way that labels are made, changes.
         categories: id and name of each, by id; ids need be neither dense nor positive.
         used: places in `categories` of those with an outlined object; exporters list others, such as a parent of all.
         images: file names as the JSON has them, sorted.
@@ -53,8 +54,8 @@ class CocoAnnotations:
                 "check it"
             ) from None
         name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
-        fingerprint = f"{_VERSION} {state.st_size} {state.st_mtime_ns}"
-        arrays = kept(f"coco/{name}", fingerprint, partial(_split, self.path))
+        self.state = f"{_VERSION} {state.st_size} {state.st_mtime_ns}"
+        arrays = kept(f"coco/{name}", self.state, partial(_split, self.path))
         index = json.loads(arrays["index"].tobytes())
         for line in index["wrong"]:
             refuse(f"annotations {self.path}: {line}")
