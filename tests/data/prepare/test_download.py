@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_server import Server, serving
 
-from sd_aanet.data.prepare.download import ARCHIVES, Archive, download, fetch, unpack
+from sd_aanet.data.prepare.download import ARCHIVES, download, fetch, unpack
 from sd_aanet.errors import DataError
 
 CONTENT = bytes(range(256)) * 4000
@@ -139,17 +139,16 @@ def test_bars_only_for_what_takes_long(server: Server, tmp_path: Path, capsys: p
 
 
 def test_the_table_of_archives() -> None:
-    archives = [archive for group in ARCHIVES.values() for archive in group]
+    archives = [archive for group in ARCHIVES.values() for archive in group.items()]
     assert [*ARCHIVES] == ["voc", "sbd", "coco"]
-    assert len({archive.url.rpartition("/")[2] for archive in archives}) == len(archives) == 5
-    assert all(len(bytes.fromhex(archive.md5)) == 16 for archive in archives)
+    assert len({url.rpartition("/")[2] for url, _ in archives}) == len(archives) == 5
+    assert all(len(bytes.fromhex(md5)) == 16 for _, md5 in archives)
 
 
 def test_downloading_is_fetching_and_unpacking(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = zipped({"train/a.jpg": b"picture"})
     server.files["/a/b.zip"] = packed
-    archive = Archive(f"{server.url}/a/b.zip", hashlib.md5(packed).hexdigest())
-    monkeypatch.setitem(ARCHIVES, "mine", (archive,))
+    monkeypatch.setitem(ARCHIVES, "mine", {f"{server.url}/a/b.zip": hashlib.md5(packed).hexdigest()})
     for _ in range(2):
         assert download("mine", tmp_path) == tmp_path
         assert (tmp_path / "train/a.jpg").read_bytes() == b"picture"

@@ -22,7 +22,7 @@ from PIL import Image
 
 from commands import ran, refused, run
 from sd_aanet.data.prepare import making
-from sd_aanet.data.prepare.download import ARCHIVES, Archive
+from sd_aanet.data.prepare.download import ARCHIVES
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.coco20i import Coco20i
 from sd_aanet.data.sources.pascal5i import Pascal5i
@@ -400,12 +400,12 @@ def packed(name: str, folders: Iterable[str]) -> bytes:
 
 def offer(server: Server, monkeypatch: pytest.MonkeyPatch, group: str, folders: Iterable[Iterable[str]]) -> None:
     """Serve folders in place of the archives of the table."""
-    offered = []
-    for archive, own in zip(ARCHIVES[group], folders, strict=True):
-        name = archive.url.rpartition("/")[2]
+    offered = {}
+    for url, own in zip(ARCHIVES[group], folders, strict=True):
+        name = url.rpartition("/")[2]
         server.files[f"/{name}"] = packed(name, own)
-        offered.append(Archive(f"{server.url}/{name}", hashlib.md5(server.files[f"/{name}"]).hexdigest()))
-    monkeypatch.setitem(ARCHIVES, group, tuple(offered))
+        offered[f"{server.url}/{name}"] = hashlib.md5(server.files[f"/{name}"]).hexdigest()
+    monkeypatch.setitem(ARCHIVES, group, offered)
 
 
 def test_pascal5i_downloads_what_is_not_given(archives: None, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sd_aanet.data.check.defects import ERRORS, WARNINGS, Checked, Defect
+from sd_aanet.data.check.defects import ERRORS, WARNINGS, Checked
+from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
 from sd_aanet.pictures import BLUE, Captioned, grid, overlay
 
@@ -23,7 +24,7 @@ CLASSES = 30
 _SAMPLES, _COLUMNS, _SIDE = 20, 5, 240
 
 
-def summary(splits: Sequence[Checked], defects: Sequence[Defect], shot: int, least: int) -> Summary:
+def summary(splits: Sequence[Checked], defects: Sequence[DataError], shot: int, least: int) -> Summary:
     """All that was found, as plain values for check.json.
 
     Args:
@@ -32,7 +33,7 @@ def summary(splits: Sequence[Checked], defects: Sequence[Defect], shot: int, lea
         shot: K that it was checked for.
         least: pixels from which on an image counts for a class.
     """
-    kinds = Counter(defect.kind for defect in defects)
+    kinds = Counter(defect.defect for defect in defects)
     return {
         "dataset": splits[0].source.name,
         "shot": shot,
@@ -41,7 +42,7 @@ def summary(splits: Sequence[Checked], defects: Sequence[Defect], shot: int, lea
         "warnings": sum(kinds[kind] for kind in WARNINGS),
         "splits": {split.source.split: _of_split(split, least) for split in splits},
         "classes": _of_classes(splits, least),
-        "defects": {kind: [d.line for d in defects if d.kind == kind] for kind in ERRORS | WARNINGS if kinds[kind]},
+        "defects": {kind: [str(d) for d in defects if d.defect == kind] for kind in ERRORS | WARNINGS if kinds[kind]},
     }
 
 

@@ -7,7 +7,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -19,36 +18,23 @@ from tqdm import tqdm
 
 from sd_aanet.errors import DataError
 
-
-@dataclass(frozen=True)
-class Archive:
-    """Where an archive is, and the MD5 of what should come."""
-
-    url: str
-    md5: str
-
-
 _COCO = "http://images.cocodataset.org"
 ARCHIVES = {
-    "voc": (
-        Archive(
-            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-            "6cd6e144f989b92b3379bac3b3de84fd",
-        ),
-    ),
-    "sbd": (
-        Archive(
-            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
-            "82b4d87ceb2ed10f6038a1cba92111cb",
-        ),
-    ),
-    "coco": (
-        Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd"),
-        Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3"),
-        Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88"),
-    ),
+    "voc": {
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar": "6cd6e144f989b92b3379bac3b3de84fd"
+    },
+    "sbd": {
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz": (
+            "82b4d87ceb2ed10f6038a1cba92111cb"
+        )
+    },
+    "coco": {
+        f"{_COCO}/annotations/annotations_trainval2014.zip": "0a379cfc70b0e71301e0f377548639bd",
+        f"{_COCO}/zips/val2014.zip": "a3d79f5ed8d289b7a7554ce06a5782b3",
+        f"{_COCO}/zips/train2014.zip": "0da8c0bd3d6becc4dcb32757491aca88",
+    },
 }
-"""What the benchmarks are made of."""
+"""What the benchmarks are made of: where each archive is, and its MD5."""
 
 _CHUNK = 2**20
 _QUIET_BELOW = 2**24
@@ -70,9 +56,9 @@ def download(name: str, folder: Path) -> Path:
     Raises:
         DataError: see `fetch` and `unpack`.
     """
-    for archive in ARCHIVES[name]:
-        path = folder / archive.url.rpartition("/")[2]
-        fetch(archive.url, path, archive.md5)
+    for url, md5 in ARCHIVES[name].items():
+        path = folder / url.rpartition("/")[2]
+        fetch(url, path, md5)
         unpack(path, folder)
     return folder
 
