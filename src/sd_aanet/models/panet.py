@@ -69,11 +69,7 @@ class PANet(Mapped[Prototypes, Prototypes]):
     joint = True
 
     def __init__(
-        self,
-        backbone: Backbone,
-        channels: int = 512,
-        project: bool = True,
-        loss: Mapping[str, float] | None = None,
+        self, backbone: Backbone, channels: int = 512, project: bool = True, loss: Mapping[str, float] | None = None
     ) -> None:
         super().__init__(backbone)
         inputs = sum(backbone.outputs[name].channels for name in self.features)

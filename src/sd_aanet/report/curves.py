@@ -92,9 +92,7 @@ def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     )
 
 
-def mean_and_range(
-    curves: Sequence[tuple[Sequence[int], Sequence[float]]],
-) -> tuple[Floats, Floats, Floats, Floats]:
+def mean_and_range(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[Floats, Floats, Floats, Floats]:
     """Steps, and the mean, least and largest of smoothed curves there, each of at least one step.
 
     A curve counts within its own steps only.

@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 
 from sd_aanet.report.collect import Episodes, Run, fold_name
 from sd_aanet.report.rows import Row
-from sd_aanet.report.style import (
-    MARKERS,
-    Comparison,
-    Plot,
-    by_dataset,
-    comparisons,
-    finish,
-    legend_above,
-    panels,
-)
+from sd_aanet.report.style import MARKERS, Comparison, Plot, by_dataset, comparisons, finish, legend_above, panels
 from sd_aanet.training.plots import COLOURS
 
 if TYPE_CHECKING:
