@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -305,14 +306,14 @@ def test_two_results_are_compared_over_the_same_episodes() -> None:
             evaluated(
                 *network, "model=prototype", f"model.features=stage{stage}", f"fold={fold}", out=f"{folder}/{fold}"
             )
-    done = ran("compare", "a", "b", "--out", "difference.json")
-    entries = json.loads(Path("difference.json").read_text())
-    assert [entry["of"][1] for entry in entries] == ["fold 0", "fold 1"]
-    for entry in entries:
-        a, b = (json.loads(Path(f, entry["of"][1][-1], "result.json").read_text())["miou"] for f in "ab")
-        assert (entry["a"], entry["b"]) == pytest.approx((a, b))
-        low, high = entry["interval"]
-        assert low - 1e-9 <= entry["difference"] <= high + 1e-9
+    done = ran("compare", "a", "b")
+    lines = [line for line in done.out.splitlines() if line.startswith("shapes fold ")]
+    assert [line.split()[:3] for line in lines] == [["shapes", "fold", "0"], ["shapes", "fold", "1"]]
+    for fold, line in enumerate(lines):
+        first, second, difference, low, high = map(float, re.findall(r"[+-]?\d+\.\d+", line))
+        expected = [100 * json.loads(Path(f, str(fold), "result.json").read_text())["miou"] for f in "ab"]
+        assert (first, second) == pytest.approx(expected, abs=0.0051)
+        assert low - 0.01 <= difference <= high + 0.01
     assert "\nmean " in done.out
     refused(run("compare", "a/0", "b/1"), "different lists of episodes", "episodes_file")
     refused(run("compare", "a", "missing"), "'missing' holds no result.json")

@@ -6,6 +6,7 @@ Ito, Color Universal Design).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,20 +136,11 @@ def _fit(image: Array8, side: int) -> Image.Image:
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, lines: int = _LINES) -> list[str]:
     """At most `lines` lines no wider than `width` pixels, the last cut short with dots where there is more."""
-    wrapped: list[str] = []
-    left = text.strip()
-    while left and len(wrapped) < lines:
-        last = len(wrapped) == lines - 1
-        if font.getlength(left) <= width:
-            return [*wrapped, left]
-        end = len(left)
-        while end > 1 and font.getlength(left[:end] + ("..." if last else "")) > width:
-            end -= 1
-        space = left.rfind(" ", 0, end + 1)
-        end = space if space > 0 and not last else end
-        wrapped.append(left[:end].rstrip() + ("..." if last else ""))
-        left = left[end:].lstrip()
-    return wrapped or [""]
+    for characters in range(len(text) + 4, 3, -1):
+        wrapped = textwrap.wrap(text, characters, max_lines=lines, placeholder="...")
+        if all(font.getlength(line) <= width for line in wrapped):
+            return wrapped or [""]
+    return [""]
 
 
 def episode_picture(rows: Sequence[EpisodeRow], side: int = 240) -> Image.Image:

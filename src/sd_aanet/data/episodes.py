@@ -150,6 +150,7 @@ class EpisodeSampler:
         return EpisodeSpec(tuple(classes[n] for n in order), query, tuple(examples[n] for n in order))
 
 
+@dataclass(eq=False)
 class EpisodeDataset(Dataset[Episode]):
     """Makes the episodes that a sampler draws; holds no state, so that workers cannot fall behind.
 
@@ -162,22 +163,12 @@ class EpisodeDataset(Dataset[Episode]):
         ignore_boundary: what is 255 in the query's mask counts nowhere; otherwise it is background.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        sampler: Episodes,
-        preprocess: Preprocess,
-        augment: Augment,
-        length: int,
-        *,
-        ignore_boundary: bool = True,
-    ) -> None:
-        self.source = source
-        self.sampler = sampler
-        self.preprocess = preprocess
-        self.augment = augment
-        self.length = length
-        self.ignore_boundary = ignore_boundary
+    source: ImageSource
+    sampler: Episodes
+    preprocess: Preprocess
+    augment: Augment
+    length: int
+    ignore_boundary: bool = True
 
     def __len__(self) -> int:
         return self.length

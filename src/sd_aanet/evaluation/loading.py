@@ -37,6 +37,7 @@ class LabelledPictures(Batch):
     mask_keys: tuple[str, ...]
 
 
+@dataclass(eq=False)
 class StepDataset(Dataset[LabelledPictures]):
     """Loads the pictures of each step.
 
@@ -47,13 +48,10 @@ class StepDataset(Dataset[LabelledPictures]):
         ignore_boundary: what is 255 in a query's mask counts nowhere; otherwise it is background.
     """
 
-    def __init__(
-        self, source: ImageSource, steps: Sequence[Step], preprocess: Preprocess, ignore_boundary: bool = True
-    ) -> None:
-        self.source = source
-        self.steps = steps
-        self.preprocess = preprocess
-        self.ignore_boundary = ignore_boundary
+    source: ImageSource
+    steps: Sequence[Step]
+    preprocess: Preprocess
+    ignore_boundary: bool = True
 
     def __len__(self) -> int:
         return len(self.steps)

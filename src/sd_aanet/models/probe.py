@@ -72,6 +72,7 @@ class Probe(Mapped[Cells, Classifiers]):
     """
 
     name = "probe"
+    label = "probe"
     rules: ClassVar = {"normalise": SWITCH, "balance": number(0.75), "l2": number(1.0), "cells": whole(1, 20000)}
     trains = False
     adapts = True
@@ -95,10 +96,6 @@ class Probe(Mapped[Cells, Classifiers]):
         self.balance = balance
         self.l2 = l2
         self.cells = cells
-
-    @property
-    def label(self) -> str:
-        return "probe"
 
     def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Cells:
         shares = torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)  # (N, 2, h, w)

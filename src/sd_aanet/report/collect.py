@@ -22,52 +22,19 @@ from sd_aanet.training.plots import Series, read_metrics
 
 Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
+Episodes = Mapping[str, NDArray[Any]]
+"""Columns of episodes.csv: "class" names, `COUNTS` numbers."""
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-NEEDED = ("checkpoint", "episodes", "precision", "seconds", "trains", "versions")
+NEEDED = ("backbone", "checkpoint", "episodes", "label", "network", "precision", "seconds", "trains", "versions")
 NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed", "way")
-"""What a result has beside its scores, its network and its training."""
+"""What a result has beside its scores and its training."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
 def fold_name(fold: int) -> str:
     """What a fold is called, see `Run.fold`."""
     return "no fold" if fold < 0 else f"fold {fold}"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one run at one resolution, in [0, 1].
-
-    Attributes:
-        means: "miou" and "fb_iou", means over the evaluation seeds.
-        seeds: the same for each evaluation seed.
-        classes: IoU of each class by name.
-    """
-
-    means: Mapping[str, float]
-    seeds: Mapping[int, Mapping[str, float]]
-    classes: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Test episodes of one run at its headline resolution: int64 arrays (N,), in pixels but for `seed` and `class_id`.
-
-    Attributes:
-        seed: of the list that each is of.
-        area: of the image, without ignored pixels.
-        object: true foreground.
-        names: class id -> class name.
-    """
-
-    seed: NDArray[np.int64]
-    class_id: NDArray[np.int64]
-    intersection: NDArray[np.int64]
-    union: NDArray[np.int64]
-    area: NDArray[np.int64]
-    object: NDArray[np.int64]
-    names: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -78,10 +45,8 @@ class Run:
         name: its folder, from the folder that was searched.
         folder: its folder.
         result: all of result.json.
-        headline: scores at `resolution`.
-        also: scores at further resolutions.
         recipe: what its training's config.yaml has that sets it apart and that its result does not name.
-        episodes: its test episodes; None without episodes.csv.
+        episodes: its test episodes at its headline resolution; None without episodes.csv.
         prototypes: (N, C) float32 of test episodes, and their class ids (N,); None without prototypes.npz.
         curves: {metric: (steps, values)} of the training; empty without one.
     """
@@ -89,8 +54,6 @@ class Run:
     name: str
     folder: Path
     result: Settings
-    headline: Scores
-    also: Mapping[str, Scores]
     recipe: Settings
     episodes: Episodes | None = None
     prototypes: Prototypes | None = None
@@ -100,21 +63,6 @@ class Run:
     def protocol(self) -> Settings:
         """Every switch of the evaluation."""
         return dict(self.result["protocol"])
-
-    @property
-    def network(self) -> Settings:
-        """What the network was built from."""
-        return dict(self.result["network"])
-
-    @property
-    def label(self) -> str:
-        """What the method calls itself, its variant and its ablations in it."""
-        return str(self.result["label"])
-
-    @property
-    def backbone(self) -> str:
-        """What its backbone calls itself."""
-        return str(self.result["backbone"])
 
     @property
     def training(self) -> Settings:
@@ -152,6 +100,10 @@ class Run:
     def lists(self) -> dict[int, str]:
         """The digest of each list of episodes, by its seed."""
         return {int(seed["seed"]): str(seed["episodes"]) for seed in self.result["seeds"]}
+
+    def scores(self, resolution: str) -> Settings:
+        """What it scored at a resolution, as evaluation.results.summary has it."""
+        return cast(Settings, self.result if resolution == self.resolution else self.result["also"][resolution])
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -192,13 +144,13 @@ def read_run(path: Path, root: Path) -> Run:
     except (OSError, ValueError) as error:
         raise DataError(f"'{path}' is not readable JSON ({error}): {AGAIN}") from None
     try:
-        headline = _scores(result)
-        also = {str(name): _scores(scores) for name, scores in result["also"].items()}
-        run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
+        run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, _recipe(path, result))
         known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
         known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
-        known += [run.label, run.backbone, run.network]
         known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
+        for scores in (result, *result["also"].values()):
+            known += [float(each[name]) for each in (scores, *scores["seeds"]) for name in SCORES]
+            known += [float(entry["iou"]) for entry in scores["classes"].values()]
         if run.fold < 0 and run.protocol["fold"] is not None:
             raise ValueError(f"fold {run.fold}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -207,14 +159,6 @@ def read_run(path: Path, root: Path) -> Run:
             f"'{path}' is not a result of sd-aanet evaluate or train ({what}): move it away, or {AGAIN}"
         ) from None
     return run
-
-
-def _scores(values: Settings) -> Scores:
-    return Scores(
-        {name: float(values[name]) for name in SCORES},
-        {int(seed["seed"]): {name: float(seed[name]) for name in SCORES} for seed in values["seeds"]},
-        {str(name): float(entry["iou"]) for name, entry in values["classes"].items()},
-    )
 
 
 def _recipe(path: Path, result: Settings) -> Settings:
@@ -254,22 +198,18 @@ def read_episodes(run: Run) -> Episodes | None:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
         columns = dict(zip(header, zip(*lines, strict=True), strict=True))
-        kept = ~np.isin(columns["resolution"], list(run.also))
-        counts = {name: np.array(columns[name]).astype(np.int64)[kept] for name in COUNTS}
-        names = dict(zip(counts["class_id"].tolist(), np.array(columns["class"])[kept].tolist(), strict=True))
+        kept = ~np.isin(columns["resolution"], list(run.result["also"]))
+        episodes = {name: np.array(columns[name])[kept] for name in ("class", *COUNTS)}
+        episodes |= {name: episodes[name].astype(np.int64) for name in COUNTS}
     except (OSError, ValueError, KeyError, csv.Error) as error:
         what = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
     expected = run.result["episodes"] * int(run.protocol["way"])  # a row an episode and class
-    if len(counts["union"]) != expected:
+    if len(episodes["union"]) != expected:
         raise DataError(
-            f"'{path}' holds {len(counts['union'])} rows, expected the {expected} of result.json beside it: {AGAIN}"
+            f"'{path}' holds {len(episodes['union'])} rows, expected the {expected} of result.json beside it: {AGAIN}"
         )
-    area = counts["union"] + counts["background_intersection"]
-    seed, class_id, intersection, union, true = (
-        counts[name] for name in ("seed", "class_id", "intersection", "union", "object")
-    )
-    return Episodes(seed, class_id, intersection, union, area, true, names)
+    return episodes
 
 
 def _read_prototypes(run: Run) -> Prototypes | None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from sd_aanet.evaluation.statistics import half_interval
-from sd_aanet.report.collect import Run, Scores, Settings
+from sd_aanet.report.collect import Run, Settings
 from sd_aanet.settings import flat, named
 
 OF_A_RUN = ("dataset", "folds", "test_seed", "classes", *named("column"), *named("collected"))
 """What a result's protocol says of the run itself, or has a column of its own."""
 TRAININGS, EVALUATIONS = "trainings", "evaluations"
-Trainings = Mapping[int | None, Scores]
+Trainings = Mapping[int | None, Settings]
 """Scores by the seed of the training; None where no training is known."""
 
 
@@ -67,11 +67,7 @@ class Row:
 
     def scores(self, fold: int) -> Trainings:
         """What a fold's runs scored."""
-        runs = self.runs.get(fold, {})
-        return {
-            seed: run.headline if run.resolution == self.resolution else run.also[self.resolution]
-            for seed, run in runs.items()
-        }
+        return {seed: run.scores(self.resolution) for seed, run in self.runs.get(fold, {}).items()}
 
     def cell(self, fold: int) -> Cell | None:
         """MIoU of a fold; None where it was not run."""
@@ -116,11 +112,11 @@ def mean_over_folds(folds: Sequence[Trainings], score: str) -> Cell:
         folds: the scores of each fold that was run; at least one, each of at least one training.
         score: "miou" or "fb_iou".
     """
-    value = fmean([fmean([scores.means[score] for scores in fold.values()]) for fold in folds])
+    value = fmean([fmean([scores[score] for scores in fold.values()]) for fold in folds])
     if any(len(fold) > 1 for fold in folds):
-        means = [fmean([fold[seed].means[score] for fold in folds]) for seed in _shared(folds)]
+        means = [fmean([fold[seed][score] for fold in folds]) for seed in _shared(folds)]
         return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
-    single = [next(iter(fold.values())).seeds for fold in folds]
+    single = [{each["seed"]: each for each in next(iter(fold.values()))["seeds"]} for fold in folds]
     means = [fmean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
     return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
@@ -134,7 +130,7 @@ def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """
     groups: dict[str, list[tuple[Run, str]]] = {}
     for run in runs:
-        for resolution in (run.resolution, *run.also):
+        for resolution in (run.resolution, *run.result["also"]):
             groups.setdefault(_key(run, resolution), []).append((run, resolution))
     rows, notes = [], [_caution(run) for run in runs if run.leaked]
     for group in groups.values():
@@ -149,7 +145,7 @@ def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def _key(run: Run, resolution: str) -> str:
     training = {name: value for name, value in run.training.items() if name not in ("seed", "fold", "classes")}
-    parts = [run.dataset, run.shot, run.network, training, run.recipe, switches(run), resolution]
+    parts = [run.dataset, run.shot, run.result["network"], training, run.recipe, switches(run), resolution]
     return json.dumps([*parts, _untrained(run), bool(run.leaked), run.fold < 0], sort_keys=True, default=str)
 
 
@@ -183,12 +179,12 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
     row = Row(
         dataset=first.dataset,
         model=_model(first),
-        backbone=first.backbone,
+        backbone=first.result["backbone"],
         shot=first.shot,
         train_shot=first.training.get("shot"),
         resolution=resolution,
         protocol=protocol,
-        settings=dict(flat(first.network)) | training | first.recipe,
+        settings=dict(flat(first.result["network"])) | training | first.recipe,
         folds=first.protocol["folds"],
         runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
@@ -205,7 +201,7 @@ def _model(run: Run) -> str:
     elsewhere = run.training.get("dataset", run.dataset)
     trained = f", trained on {elsewhere}" if elsewhere != run.dataset else ""
     untrained = ", untrained" if _untrained(run) and run.result["trains"] else ""
-    return f"{run.label}{untrained}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
+    return f"{run.result['label']}{untrained}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:

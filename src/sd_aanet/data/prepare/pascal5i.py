@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_aanet.data.prepare import SPLITS
-from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
+from sd_aanet.data.prepare.making import check_complete, link, write_mask
 from sd_aanet.data.reading import read_all
 from sd_aanet.data.sources.pascal5i import CLASSES, read_ids
 from sd_aanet.episode import IGNORE
@@ -51,10 +51,10 @@ def build(voc: Path, sbd: Path | None, out: Path) -> None:
     if sbd is None:
         masks = [f"{name}.png" for name in listed]
         check_complete("masks of the lists", masks, voc / MASKS, "complete the folder, or give --sbd")
-        link_folder(voc / MASKS, out / MASKS, masks)
+        link(voc / MASKS, out / MASKS)
     else:
         _write_masks(listed, voc, _dataset(sbd), out / MASKS)
-    link_folder(voc / "JPEGImages", out / "JPEGImages", pictures)
+    link(voc / "JPEGImages", out / "JPEGImages")
     for split, names in zip(SPLITS, (train, val), strict=True):
         with written_whole(out / LISTS / f"{split}.txt") as temporary:
             temporary.write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
