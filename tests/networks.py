@@ -184,5 +184,5 @@ def episode(
         class_id=torch.tensor(ways),
         index=torch.arange(len(names)),
         query_key=tuple(row[0] for row in names),
-        support_key=tuple(tuple(row[1:]) for row in names),
+        support_key=tuple(tuple(f"{name}/{c}" if name else "" for name, c in row) for row in supports),
     )

@@ -68,6 +68,30 @@ def test_what_is_kept_changes_no_score(checkpoint: str) -> None:
         assert figures(evaluated(checkpoint, "shot=2", *more)) == figures(plenty)
 
 
+def test_features_that_are_kept_answer_for_no_other_picture() -> None:
+    """Two data sets of the same names share a folder, and one's masks are replaced."""
+
+    def check(root: str) -> None:
+        given = ("dataset=folder", f"dataset.root={root}", "min_object_pixels=1", "episodes=4", "size=65")
+        both = [
+            run("evaluate", *PROTOTYPE, *given, "backbone.weights=null", *more, f"out=e{len(more)}")
+            for more in ((), ("cache_dir=features",))
+        ]
+        results = [json.loads(Path(f"e{n}/result.json").read_text()) for n in (0, 1)]
+        assert [done.code for done in both] == [0, 0]
+        assert figures(results[0]) == figures(results[1])
+
+    make_folder(Path("own"))
+    check("own")
+    make_folder(Path("other"))
+    for path in Path("other/images").iterdir():
+        Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    check("other")
+    for path in Path("other/masks").iterdir():
+        Image.fromarray(np.array(Image.open(path))[::-1, ::-1]).save(path)
+    check("other")
+
+
 def test_bf16_is_scored_and_drawn(checkpoint: str) -> None:
     exact = evaluated(checkpoint, out="exact")
     rounded = evaluated(checkpoint, "precision=bf16-mixed", out="rounded")
