@@ -38,15 +38,15 @@ class EpisodeRow:
         title: stands above the row.
         supports: pictures, uint8 (H, W, 3), and their masks.
         query: uint8 (H, W, 3).
-        query_mask: the truth; None where it is unknown.
+        query_mask: the truth.
         prediction: None where there is none.
-        attention: float (h, w) in [0, 1], of any size, shown at the query's; None without SAAM.
+        attention: float (H, W) in [0, 1]; None where the method has none.
     """
 
     title: str
     supports: Sequence[tuple[Array8, NDArray[np.integer]]]
     query: Array8
-    query_mask: NDArray[np.integer] | None = None
+    query_mask: NDArray[np.integer]
     prediction: NDArray[np.integer] | None = None
     attention: NDArray[np.floating] | None = None
 
@@ -159,12 +159,9 @@ def _cells(row: EpisodeRow, columns: int) -> list[Captioned | None]:
         (overlay(image, mask, BLUE), name) for (image, mask), name in zip(supports, names, strict=True)
     ]
     cells += [None] * (columns - len(cells))
-    truth = row.query_mask
-    cells.append((row.query, "query") if truth is None else (overlay(row.query, truth, BLUE), "query, truth"))
+    cells.append((overlay(row.query, row.query_mask, BLUE), "query, truth"))
     if row.prediction is not None:
         cells.append((overlay(row.query, row.prediction, ORANGE), "query, prediction"))
     if row.attention is not None:
-        height, width = row.query.shape[:2]
-        values = cv2.resize(row.attention.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        cells.append((heatmap(np.clip(values, 0, 1)), "attention"))
+        cells.append((heatmap(row.attention), "attention"))
     return cells

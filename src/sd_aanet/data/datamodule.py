@@ -123,7 +123,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage in (None, "fit") and self.train_data is None:
             self.train_data = self._train()
         if stage in (None, "fit", "validate") and self.val_data is None and self.select_on != "none":
-            self.val_data = self._validation()
+            sampler = self._sampler("val", self.classes("val").val, self.shot, self.seed, "classes")
+            self.val_data = self._evaluation(sampler, self.val_episodes)
         if stage in (None, "test") and self.test_data is None:
             self.test_data = self._test()
 
@@ -220,10 +221,6 @@ class EpisodeDataModule(pl.LightningDataModule):
         preprocess = Preprocess(self.size, self.resize, self.mean, self.std)
         return EpisodeDataset(source, sampler, preprocess, Augment(self.augment, preprocess.colour), self.episodes)
 
-    def _validation(self) -> EpisodeDataset:
-        sampler = self._sampler("val", self.classes("val").val, self.shot, self.seed, "classes")
-        return self._evaluation(sampler, self.val_episodes)
-
     def _test(self) -> EpisodeDataset:
         listed = self._listed
         if listed is not None:
@@ -279,14 +276,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
 
     def _evaluation(self, sampler: Episodes, episodes: int) -> EpisodeDataset:
-        return EpisodeDataset(
-            self.source("val"),
-            sampler,
-            self.preprocess,
-            Augment("none"),
-            episodes,
-            ignore_boundary=self.ignore_boundary,
-        )
+        source, plain = self.source("val"), Augment("none")
+        return EpisodeDataset(source, sampler, self.preprocess, plain, episodes, self.ignore_boundary)
 
     def _pixel_counts(self, split: Split) -> NDArray[np.int64]:
         if split not in self._pixels:

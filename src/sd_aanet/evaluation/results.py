@@ -60,12 +60,11 @@ def summary(seeds: Sequence[Result], rows: NDArray[np.int64], classes: Sequence[
         classes: the names of classes 1..C.
     """
     means = {name: float(np.mean([s[name] for s in seeds])) for name in SCORES}
-    spreads = {name: spread([s[name] for s in seeds]) for name in ("miou", "fb_iou")}
     episodes = np.bincount(rows[:, 2], minlength=len(classes) + 1)[1:].tolist()
     of_class = {name: [s["classes"][name] for s in seeds if name in s["classes"]] for name in classes}
     return {
         **means,
-        "spread": spreads if len(seeds) > 1 else None,
+        "spread": {n: spread([s[n] for s in seeds]) for n in ("miou", "fb_iou")} if len(seeds) > 1 else None,
         "classes": {
             name: {"iou": float(np.mean(of_class[name])), "episodes": count}
             for name, count in zip(classes, episodes, strict=True)

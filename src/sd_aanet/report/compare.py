@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sd_aanet.arguments import Parser
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.statistics import interval, mean_iou, paired_differences
-from sd_aanet.report.collect import AGAIN, Run, fold_name, read_episodes, read_run
+from sd_aanet.report.collect import AGAIN, Run, fold_name, read_run
 from sd_aanet.report.rows import switches
 
 
@@ -134,12 +134,11 @@ def _results(place: Path) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for path in paths:
         run = read_run(path, path.parent)
-        episodes = read_episodes(run)
-        if episodes is None:
+        if run.episodes is None:
             raise DataError(f"'{path}' has no episodes.csv beside it: {AGAIN}")
         if _key(run) in found:
             raise DataError(f"'{place}' holds two results of {_key(run)}: give the folder of one of them")
-        found[_key(run)] = replace(run, episodes=episodes)
+        found[_key(run)] = run
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -17,8 +17,6 @@ from sd_aanet.settings import flat, named
 OF_A_RUN = ("dataset", "folds", "test_seed", "classes", *named("column"), *named("collected"))
 """What a result's protocol says of the run itself, or has a column of its own."""
 TRAININGS, EVALUATIONS = "trainings", "evaluations"
-Trainings = Mapping[int | None, Settings]
-"""Scores by the seed of the training; None where no training is known."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,28 @@ class Row:
     folds: int
     runs: Mapping[int, Mapping[int | None, Run]]
 
-    def scores(self, fold: int) -> Trainings:
-        """What a fold's runs scored."""
-        return {seed: run.scores(self.resolution) for seed, run in self.runs.get(fold, {}).items()}
+    def scores(self, fold: int) -> dict[int | None, Settings]:
+        """What a fold's runs scored, by the seed of the training; None where no training is known."""
+        return {seed: run.scores(self.resolution) for seed, run in self.runs[fold].items()}
 
     def cell(self, fold: int) -> Cell | None:
         """MIoU of a fold; None where it was not run."""
-        return mean_over_folds([self.scores(fold)], "miou") if fold in self.runs else None
+        return self.mean("miou", [fold]) if fold in self.runs else None
 
-    def mean(self, score: str) -> Cell:
-        """Mean over the folds that were run: of "miou" or "fb_iou"."""
-        return mean_over_folds([self.scores(fold) for fold in self.runs], score)
+    def mean(self, score: str, folds: Iterable[int] | None = None) -> Cell:
+        """Mean of "miou" or "fb_iou" over folds, all that were run unless told otherwise, and the spread of that mean.
+
+        The spread is that of the means over folds of each seed, for the seeds that all folds share: of the training
+        where any fold has several, else of the evaluation.
+        """
+        found = [self.scores(fold) for fold in folds or self.runs]
+        value = fmean([fmean([scores[score] for scores in fold.values()]) for fold in found])
+        if any(len(fold) > 1 for fold in found):
+            means = [fmean([fold[seed][score] for fold in found]) for seed in _shared(found)]
+            return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
+        single = [{each["seed"]: each for each in next(iter(fold.values()))["seeds"]} for fold in found]
+        means = [fmean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
+        return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
     @property
     def headline(self) -> bool:
@@ -100,25 +109,6 @@ class Row:
     def all_runs(self) -> list[Run]:
         """The runs of all folds."""
         return [run for runs in self.runs.values() for run in runs.values()]
-
-
-def mean_over_folds(folds: Sequence[Trainings], score: str) -> Cell:
-    """Mean of a score over folds, and the spread of that mean.
-
-    The spread is that of the means over folds of each seed, for the seeds that all folds share: of the training where
-    any fold has several, else of the evaluation.
-
-    Args:
-        folds: the scores of each fold that was run; at least one, each of at least one training.
-        score: "miou" or "fb_iou".
-    """
-    value = fmean([fmean([scores[score] for scores in fold.values()]) for fold in folds])
-    if any(len(fold) > 1 for fold in folds):
-        means = [fmean([fold[seed][score] for fold in folds]) for seed in _shared(folds)]
-        return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
-    single = [{each["seed"]: each for each in next(iter(fold.values()))["seeds"]} for fold in folds]
-    means = [fmean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
-    return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
 
 def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:

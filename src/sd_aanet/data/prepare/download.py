@@ -8,10 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
-from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
@@ -108,40 +107,30 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _transfer(url: str, part: Path, path: Path) -> None:
-    """Ask for what is missing until all is there, as long as each request brings something."""
+    """Append to `part` what is missing, by as many requests as bring something."""
     while True:
-        before = _size(part)
+        have, problem = _size(part), "the transfer was cut off"
         try:
-            whole, problem = _request(url, part), "the transfer was cut off"
+            request = Request(url, headers={"Range": f"bytes={have}-"})
+            with urlopen(request, timeout=_PATIENCE) as response:
+                start = have if response.status == 206 else 0  # else the server sends all of it again
+                length = response.headers["Content-Length"]
+                total = None if length is None else start + int(length)
+                with part.open("ab" if start else "wb") as file, _bar(part.stem, total, start) as bar:
+                    while chunk := response.read(_CHUNK):
+                        file.write(chunk)
+                        bar.update(len(chunk))
+            if total is None or _size(part) >= total:
+                return
         except (OSError, HTTPException) as error:
-            whole, problem = False, str(getattr(error, "reason", None) or error)
-        if whole:
-            return
-        if _size(part) <= before:
+            if getattr(error, "code", None) == 416 and have:  # nothing is behind what is here; the checksum tells more
+                return
+            problem = str(getattr(error, "reason", None) or error)
+        if _size(part) <= have:
             raise DataError(
                 f"{url} cannot be fetched ({problem}): call again to go on, or fetch it by other means and put it at "
                 f"{path}"
             )
-
-
-def _request(url: str, part: Path) -> bool:
-    """Append to `part` what one request brings; whether that was all."""
-    have = _size(part)
-    try:
-        response: HTTPResponse = urlopen(Request(url, headers={"Range": f"bytes={have}-"}), timeout=_PATIENCE)
-    except HTTPError as error:
-        if error.code == 416 and have:  # nothing is behind what is here; the checksum tells whether it is right
-            return True
-        raise
-    with response:
-        start = have if response.status == 206 else 0  # else the server sends all of it again
-        length = response.headers["Content-Length"]
-        total = None if length is None else start + int(length)
-        with part.open("ab" if start else "wb") as file, _bar(part.stem, total, start) as bar:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    return total is None or _size(part) >= total
 
 
 def _size(path: Path) -> int:
