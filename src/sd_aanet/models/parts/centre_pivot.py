@@ -106,11 +106,9 @@ class CentrePivot(nn.Module):
 
         Never to a width of one: oneDNN's bfloat16 convolutions with a stride leave memory as they found it there.
         """
-        narrow = self.stride + 1 - maps.shape[3]
-        if self.stride == 1 or narrow <= 0:
-            across: Tensor = self.over_support(maps)
-            return across
-        return self.over_support(F.pad(maps, (0, narrow)))[..., :1]
+        outputs = -(-maps.shape[3] // self.stride)
+        across: Tensor = self.over_support(F.pad(maps, (0, self.stride)) if outputs == 1 else maps)
+        return across[..., :outputs]
 
     def _bias(self, part: str) -> Tensor:
         return self.get_submodule(part).get_parameter("bias")
