@@ -197,6 +197,8 @@ def results_in(
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(out)
             mistake = error if isinstance(error, SDAANetError | KeyboardInterrupt) else of_machine(error)
             if mistake is not None and not keep(error):
                 for path in (*files, *others):

@@ -113,13 +113,13 @@ def check_finite(state: Mapping[str, Tensor], what: str, fix: str) -> None:
         raise CheckpointError(f"{what}: {len(bad)} of {len(state)} tensors are not finite, {bad[0]} for one: {fix}")
 
 
-def safe_save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a torch file whole, and on to the disk.
+def safe_save(content: Any, path: Path, synced: bool = True) -> None:
+    """Write a torch file whole, see `written_whole`.
 
     Raises:
         OSError: the disk is full, for example, of which torch itself makes a RuntimeError.
     """
-    with written_whole(path, synced=True) as temporary, temporary.open("wb") as file:
+    with written_whole(path, synced) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
