@@ -1,5 +1,6 @@
 """Commands that are stopped or killed: what they leave, and that going on from there gives the same as without."""
 
+import datetime
 import functools
 import json
 import os
@@ -174,12 +175,12 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_same_command(trained: tuple[Pa
 
 def test_evaluations_that_start_at_once_have_a_folder_each(trained: tuple[Path, Done]) -> None:
     given = (f"checkpoint={trained[0] / 'checkpoints/best.ckpt'}", *EVALUATION, "workers=0")
-    at_once = [start("evaluate", *given, prepare=functools.partial(_at, 0)) for _ in range(4)]
+    at_once = [start("evaluate", *given, prepare=_at_the_same_second) for _ in range(4)]
     for running in at_once:
         done = running.done()
         assert (done.code, done.err) == (0, ""), done
     folders = sorted(Path("evaluations").iterdir())
-    assert len(folders) == 4
+    assert [path.name for path in folders] == [f"2026-01-01_00-00-00{number}" for number in ("", "_2", "_3", "_4")]
     assert len({json.dumps(json.loads((path / "result.json").read_text())["seeds"]) for path in folders}) == 1
 
 
@@ -193,13 +194,15 @@ def test_only_one_of_those_that_start_at_once_has_a_given_folder() -> None:
     assert [path.name for path in Path("run/logs").iterdir()] == ["version_0"]
 
 
-def _at(second: int) -> None:
-    """Make it the same second for all."""
-    from hydra.core.utils import setup_globals
-    from omegaconf import OmegaConf
+def _at_the_same_second() -> None:
+    import hydra.core.utils
 
-    setup_globals()
-    OmegaConf.register_new_resolver("now", lambda _: f"2026-01-01_00-00-{second:02}", replace=True, use_cache=True)
+    class Now(datetime.datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Now":
+            return cls(2026, 1, 1)
+
+    hydra.core.utils.datetime = Now
 
 
 # Workers
@@ -225,3 +228,47 @@ def test_a_worker_that_is_killed_is_one_line() -> None:
     assert done.err.startswith("sd-aanet: DataLoader worker ")
     assert done.err.endswith(": set workers=0, or fewer of them\n")
     assert done.err.count("\n") == 1, done.err
+
+
+# Sweeps
+
+
+def killed_sweep(*more: str) -> None:
+    """A sweep over two folds that is killed in the second job."""
+    given = ("-m", "fold=0,1", *TINY, "workers=0", "test_episodes=0", "sweep=mine", *more)
+    done = start("train", *given, prepare=_kill_in_the_second_job).done()
+    assert done.code == -signal.SIGKILL
+    assert list(Path("runs/sweeps/mine").glob(".jobs-*"))
+
+
+def _kill_in_the_second_job() -> None:
+    from sd_aanet.training.module import FewShotModule
+
+    original = FewShotModule.training_step
+
+    def dies(self: FewShotModule, *batch: Any) -> Any:
+        if self.trainer.datamodule.fold == 1 and self.trainer.global_step == 3:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *batch)
+
+    FewShotModule.training_step = dies  # type: ignore[method-assign]
+
+
+def test_a_sweep_that_is_killed_does_each_job_once() -> None:
+    killed_sweep()
+    done = ran("train", "-m", "fold=0,1", *TINY, "workers=0", "test_episodes=0", "sweep=mine")
+    assert "2 jobs: 1 done, 1 finished before" in done.out
+    assert "was cut off: it goes on from its last checkpoint" in done.out
+    assert not [path for path in Path("runs").rglob(".*") if path.name != ".gitignore"]
+    ran("train", *TINY, "fold=1", "workers=0", "test_episodes=0", "out=whole")
+    (job,) = Path("runs/sweeps/mine").glob("fold1_*")
+    assert_same(job, Path("whole"))
+
+
+def test_sweeps_that_start_at_once_have_a_folder_each() -> None:
+    given = ("-m", "shot=1,2", "dataset.source.size=65", "dataset.source.images=100", "min_object_pixels=100")
+    at_once = [start("check", *given, prepare=_at_the_same_second) for _ in range(2)]
+    assert [running.done().code for running in at_once] == [0, 0]
+    folders = sorted(Path("checks/sweeps").iterdir())
+    assert [path.name for path in folders] == ["2026-01-01_00-00-00", "2026-01-01_00-00-00_2"]
+    assert all(len(list(path.glob("*/check.json"))) == 2 for path in folders)

@@ -70,13 +70,14 @@ def remove_partial(folder: Path, seconds: float = 0) -> None:
     """
     for path in folder.rglob(".*"):
         parts = _PARTIAL.fullmatch(path.name)
-        if parts and parts[1].endswith(parts[3] or "") and not _is_alive(int(parts[2])):
+        if parts and parts[1].endswith(parts[3] or "") and not is_alive(int(parts[2])):
             with suppress(OSError):
                 if path.stat().st_mtime <= time.time() - seconds:
                     path.unlink()
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine has that number."""
     if os.name != "posix":  # where asking would stop it
         return False
     try:

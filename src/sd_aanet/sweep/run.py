@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import platform
+import re
 import shutil
 import sys
 import traceback
@@ -18,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sd_aanet.arguments import program
 from sd_aanet.errors import SDAANetError, of_machine
-from sd_aanet.files import claimed, remove_empty, short, written_whole
+from sd_aanet.files import claimed, is_alive, remove_empty, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.sweep.devices import device_of_its_own
 from sd_aanet.sweep.folder import is_finished, made_ready
@@ -27,6 +29,8 @@ from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processe
 Config = dict[str, Any]
 FAILURES = "failures"
 """The folder in a sweep's that has a file for each job that failed."""
+LEDGERS = f".jobs-{re.sub('[^a-zA-Z0-9]', '_', platform.node())}-"
+"""How the names of this machine's ledgers begin, before the number of the process."""
 INTERNAL = (".submitit", "multirun.yaml", FAILURES)
 """What is in a sweep's folder beside its jobs."""
 STARTS = 2
@@ -83,7 +87,10 @@ class Sweep:
             SDAANetError: every job failed by the same mistake.
             KeyboardInterrupt: Ctrl-C.
         """
-        new, code = not self.folder.exists(), 1
+        new, code = not self.folder.exists() or not any(self.folder.iterdir()), 1
+        for path in self.folder.glob(f"{LEDGERS}*-*"):
+            if not is_alive(int(path.name.removeprefix(LEDGERS).partition("-")[0])):  # its command was killed
+                shutil.rmtree(path, ignore_errors=True)
         self.ledger.mkdir(parents=True)
         try:
             broken = self._launch(launch)
