@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from commands import EVALUATION, TINY, Done, refused, run
+from commands import EVALUATION, TINY, Done, run
+from commands import refused as refused_in_one_line
 from networks import inputs, predict, rough
 from plain import Plain, layout
 from sd_aanet.checkpoint import Trained, load_trained, save_trained
@@ -341,7 +342,7 @@ def test_what_is_not_finite_is_refused_wherever_it_is_loaded(
         ("train", *short, f"checkpoint={diverged}"),
         ("train", f"resume={tmp_path / 'run'}"),
     ):
-        refused(run(*given), f"'{diverged}': 1 of ", words)
+        refused_in_one_line(run(*given), f"'{diverged}': 1 of ", words)
     with pytest.raises(CheckpointError, match=words):
         FewShotSegmenter.from_checkpoint(diverged)
     done = run("evaluate", *EVALUATION, f"checkpoint={diverged}", "not_finite=use", "out=used")

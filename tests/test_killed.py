@@ -45,18 +45,19 @@ def deaths(seed: int) -> list[Callable[[], None]]:
     draw = random.Random(seed)
     ways: list[Callable[[], None]] = []
     for epoch in range(KILLS // 2):  # of four steps
-        first, second = draw.sample(range(4), 2)
-        ways.append(functools.partial(signal_in_step, 4 * epoch + min(first, second), signal.SIGTERM))
+        first, second = sorted(draw.sample(range(4), 2))
+        either = draw.choice([signal.SIGTERM, signal.SIGKILL])
+        ways.append(functools.partial(signal_in_step, 4 * epoch + first, signal.SIGTERM))
         ways.append(
             draw.choice(
                 [
-                    functools.partial(signal_in_step, 4 * epoch + max(first, second)),
+                    functools.partial(signal_in_step, 4 * epoch + second),
                     functools.partial(kill_in_checkpoint, "last.ckpt", 1, draw.random()),
                     functools.partial(kill_in_checkpoint, "best.ckpt", 1, draw.random()),
                     functools.partial(
                         signal_in_validation, 4 * epoch + 4, draw.choice([signal.SIGTERM, signal.SIGKILL])
                     ),
-                    functools.partial(signal_in_step, 4 * epoch + max(first, second), signal.SIGINT),
+                    functools.partial(signal_in_step, 4 * epoch + second, signal.SIGINT),
                 ]
             )
         )
@@ -109,7 +110,7 @@ def test_each_job_of_a_sweep_that_is_killed_is_done_once(launcher: str) -> None:
     assert not [path for path in sweep.rglob(".*") if path.is_file() or path.name.startswith(".jobs")]
     for folder in folders:
         fold = folder.name[len("fold")]
-        ran("train", *TINY, "steps=12", "val_every=2", "workers=0", f"fold={fold}", f"out=whole{fold}")
+        ran("train", *job, f"fold={fold}", f"out=whole{fold}")
         assert_same(folder, Path(f"whole{fold}"))
     again = ran("train", *given)
     assert "3 jobs: 3 finished before" in again.out
