@@ -11,7 +11,7 @@ from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sd_aanet.backbones.weights import safe_save
-from sd_aanet.signals import set_patient
+from sd_aanet.signals import raise_at_once, set_patient
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -44,7 +44,7 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(ModelCheckpoint):
     """last.ckpt: at the end of each epoch, and, when SIGTERM has come, after the step or the validation's batch.
 
-    On several devices, which do not stop at the same place, at the end of epochs alone.
+    On several devices, which would not stop at the same place, at the end of epochs alone: SIGTERM ends them at once.
 
     Args:
         folder: of the file.
@@ -66,7 +66,10 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         loader: Any = trainer.train_dataloader
         loader.sampler.skip = trainer.global_step % len(loader) * loader.batch_size
-        set_patient(True)
+        if trainer.world_size > 1:
+            raise_at_once()
+        else:
+            set_patient(True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nobody looks for it any more."""
@@ -78,7 +81,7 @@ class LastCheckpoint(ModelCheckpoint):
         set_patient(False)
         loop = trainer.fit_loop.epoch_loop
         steps, validation = loop.batch_progress.current, loop.val_loop.batch_progress
-        if not trainer.received_sigterm or steps.ready != steps.completed or trainer.world_size > 1:
+        if not trainer.received_sigterm or steps.ready != steps.completed:
             return
         if trainer.validating:  # as if in its first batch: it has to begin anew, for its counts are not saved
             for counts in (validation.total, validation.current):
