@@ -53,7 +53,7 @@ def deaths(seed: int) -> list[Callable[[], None]]:
                 [
                     functools.partial(signal_in_step, 4 * epoch + second),
                     functools.partial(kill_in_checkpoint, "last.ckpt", 1, draw.random()),
-                    functools.partial(kill_in_checkpoint, "best.ckpt", 1, draw.random()),
+                    functools.partial(kill_in_checkpoint, "", 1, draw.random()),  # best.ckpt where it is better
                     functools.partial(signal_in_validation, 4 * epoch + 4, either),
                     functools.partial(signal_in_step, 4 * epoch + second, signal.SIGINT),
                 ]
@@ -72,8 +72,7 @@ def test_ten_kills_change_nothing(kind: str, workers: int) -> None:
     for number, way in enumerate(deaths(workers * 100 + len(kind))):
         command = ("resume=run",) if number else (*given, "out=run")
         codes.append(start("train", *command, prepare=way).done().code)
-    assert all(code in (143, 130, -signal.SIGKILL, 0) for code in codes), codes
-    assert codes.count(0) < 3, codes  # what was to be killed in a best.ckpt that is not better
+    assert all(code in (143, 130, -signal.SIGKILL) for code in codes), codes
     done = start("train", "resume=run").done()
     assert done.code == 0, done
     assert checkpoint(Path("run"))["global_step"] == STEPS

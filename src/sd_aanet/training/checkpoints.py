@@ -22,16 +22,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         safe_save(checkpoint, Path(path))
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt: of the best validation, or the last where there is none; also in a run's folder that has moved.
-
-    Args:
-        folder: of the file.
-        monitor: what is best where it is largest.
-    """
-
-    def __init__(self, folder: Path, monitor: str | None) -> None:
-        super().__init__(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+class _Checkpoint(ModelCheckpoint):
+    """One file, whose state also counts in a run's folder that has moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the scores of a resumed run, whose paths Lightning compares with those of now."""
@@ -41,7 +33,19 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath})
 
 
-class LastCheckpoint(ModelCheckpoint):
+class BestCheckpoint(_Checkpoint):
+    """best.ckpt: of the best validation, or the last where there is none.
+
+    Args:
+        folder: of the file.
+        monitor: what is best where it is largest.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None) -> None:
+        super().__init__(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+
+
+class LastCheckpoint(_Checkpoint):
     """last.ckpt: at the end of each epoch, and, when SIGTERM has come, after the step or the validation's batch.
 
     On several devices, which would not stop at the same place, at the end of epochs alone: SIGTERM ends them at once.
