@@ -17,7 +17,7 @@ from sd_aanet.checkpoint import load_trained
 from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction
-from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.errors import ConfigError, DataError, PredictionError
 from sd_aanet.images import Array8, Mask, Picture, read_image, read_support
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
@@ -110,6 +110,7 @@ class FewShotSegmenter:
         Raises:
             DataError: the picture is missing or unreadable.
             ConfigError: nothing is remembered yet.
+            PredictionError: what comes out is no number.
         """
         return next(self.segment_all([query]))
 
@@ -141,6 +142,8 @@ class FewShotSegmenter:
             comparisons = [(row, [range(shots)]) for row in range(len(pictures))]
             prediction = comparer.compare(queries, comparisons, (images.shape[-2], images.shape[-1]))
             scores = comparer.scores(prediction, 1)
+        if not torch.isfinite(scores).all():
+            raise PredictionError("predictions are not finite: set precision=32-true, or choose another checkpoint")
         return [self._restore(prediction, scores[i, 1], i, picture.shape[:2]) for i, picture in enumerate(pictures)]
 
     def _restore(self, prediction: Prediction, score: Tensor, i: int, size: tuple[int, int]) -> Segmentation:

@@ -129,6 +129,8 @@ def evaluate(
     embeddings = torch.cat(tester.embeddings).cpu().numpy() if tester.embeddings else np.zeros((0, 0), np.float32)
     if len(embeddings) == len(order):
         results.write_prototypes(first[:, 2], embeddings[order][: len(first)], out)
+    else:  # nor those of another evaluation
+        (out / "prototypes.npz").unlink(missing_ok=True)
     return result
 
 
