@@ -19,7 +19,7 @@ from sd_aanet.data.sources.run_lengths import paint, unpack
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 
-_VERSION = 2
+_VERSION = 3
 """Of the stored files: to be raised when what is in them changes."""
 _AT_ONCE = 5_000
 """Masks to unpack: their temporary arrays take some 10 MB."""
@@ -51,8 +51,7 @@ class CocoAnnotations:
             DataError: the file is missing or malformed, or the cache folder cannot be written.
         """
         found = cls._stored(Path(path).expanduser().resolve())
-        for line in found.wrong:
-            refuse(f"annotations {found.path}: {line}")
+        refuse(*(f"annotations {found.path}: {line}" for line in found.wrong))
         return found
 
     @classmethod

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,8 +37,7 @@ class IndexedSource(ImageSource):
 
     def pixels(self) -> NDArray[np.int64]:
         fingerprint = self._fingerprint()
-        place = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-        path = cache_folder() / "index" / f"{self.name}_{self.split}_{place}.index"
+        path = _place(f"{self.name}_{self.split}", self.root)
         counts = _read(path, fingerprint, (len(self), len(self.classes)))
         if counts is None:
             counts = np.zeros((len(self), len(self.classes)), np.int64)
@@ -54,12 +53,43 @@ class IndexedSource(ImageSource):
         digest = hashlib.sha256(f"{VERSION} {self.name} {self.split} {self.classes}".encode())
         for i in range(len(self)):
             digest.update(self.key(i).encode() + b"\n")
-        for path in self.label_files():
-            with suppress(OSError):  # missing: counting says so
-                status = os.stat(path)
-                name = path.removeprefix(str(self.root))  # the root may be written in several ways
-                digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        _add_states(digest, self.label_files(), self.root)
         return digest.hexdigest()
+
+
+def any_holds(holds: Callable[[str], bool], files: Sequence[str], root: Path, title: str) -> bool:
+    """Whether something is true of any of the files; the answer is kept, and found anew when one of them changes.
+
+    Args:
+        holds: tells it of a file.
+        files: their paths.
+        root: the data set's folder.
+        title: what the bar says.
+    """
+    digest = hashlib.sha256(f"{VERSION} {holds.__name__}".encode())
+    _add_states(digest, files, root)
+    path, shape = _place(holds.__name__, root), (1, 1)
+    answer = _read(path, digest.hexdigest(), shape)
+    if answer is None:
+        found = any(read_all(lambda i: holds(files[i]), len(files), title))
+        answer = np.full(shape, found, np.int64)
+        with suppress(OSError):
+            _write(path, digest.hexdigest(), answer)
+    return bool(answer.any())
+
+
+def _place(name: str, root: Path) -> Path:
+    """The file of an index."""
+    return cache_folder() / "index" / f"{name}_{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.index"
+
+
+def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None:
+    """Add the names, sizes and times of files."""
+    for path in files:
+        with suppress(OSError, ValueError):  # missing, or no name of a file: who reads it says so
+            status = os.stat(path)
+            name = path.removeprefix(str(root))  # the root may be written in several ways
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
 
 
 def _write(path: Path, fingerprint: str, counts: NDArray[np.int64]) -> None:
