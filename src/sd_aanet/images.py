@@ -33,7 +33,7 @@ _DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}
 """Modes of pictures that say nothing of their range."""
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
 """Of files, whatever their names: of Pillow's others, some start a program, and few have been attacked so often."""
-_STRIP = 2**24
+_STRIP = 2**22
 """Pixels that are converted at once."""
 _STEPS, _FLAT = 8, 0.25
 """Values between 0 and 255 from which on a mask without 255 may be soft, and the share of such pixels that have their

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import random
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -203,7 +204,7 @@ def test_files_are_unpacked_once(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKED)
-@pytest.mark.parametrize("member", ["../x", "a/../../x", "/x", "C:/x", "..\\x"])
+@pytest.mark.parametrize("member", ["../x", "a/../../x", "/x", "C:/x", "..\\x", "."])
 def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path, name: str, member: str) -> None:
     archive, folder = tmp_path / name, tmp_path / "deep/er/out"
     archive.write_bytes(PACKED[name]({member: b"evil"}))
@@ -223,3 +224,22 @@ def test_damaged_archives(tmp_path: Path, name: str) -> None:
         ):
             unpack(archive, tmp_path / "out")
         assert not (tmp_path / "out/deep/er/b.txt").exists()
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_archives_with_any_damage_are_one_line(tmp_path: Path, name: str) -> None:
+    archive, whole, draws = tmp_path / name, PACKED[name](FILES), random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[draws.choice((draws.randrange(60), draws.randrange(len(damaged)), -draws.randrange(1, 300)))] ^= (
+                draws.randrange(1, 256)
+            )
+        archive.write_bytes(damaged)
+        line = f"archive {archive} "
+        try:
+            unpack(archive, tmp_path / "out")
+        except DataError as error:
+            line = str(error)
+        assert line.startswith(f"archive {archive} ")
+        assert "\n" not in line

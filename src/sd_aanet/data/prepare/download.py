@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from sd_aanet.errors import DataError
+from sd_aanet.errors import DataError, SDAANetError
 from sd_aanet.files import written_whole
 
 
@@ -117,8 +116,10 @@ def unpack(archive: Path, folder: Path) -> None:
                     with written_whole(path) as temporary, temporary.open("wb") as copy, opened() as content:
                         shutil.copyfileobj(content, copy, _CHUNK)
                 bar.update(file.tell() - bar.n)
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
-        problem = " ".join(str(error).split())
+    except SDAANetError:
+        raise
+    except Exception as error:  # of a damaged archive it is of almost any kind
+        problem = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"archive {archive} cannot be unpacked into {folder} ({problem}): make room, or delete the archive and "
             "fetch it anew"
@@ -207,6 +208,6 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 def _inside(name: str, archive: Path) -> PurePosixPath:
     """A member's path, which has to stay within the folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or not path.parts or ".." in path.parts or ":" in path.parts[0]:
         raise DataError(f"archive {archive} holds the file '{name}', expected paths within the archive: fetch it anew")
     return path
