@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from sd_aanet.data.reading import read_all
 from sd_aanet.data.sources.base import ImageSource
-from sd_aanet.data.sources.cache import cache_folder
-from sd_aanet.files import written_whole
+from sd_aanet.data.sources.cache import Arrays, kept
 
 VERSION = 1
-"""Of the index files; counts that are made otherwise need another one."""
+"""Of the indexes; counts that are made otherwise need another one."""
 
 
 class IndexedSource(ImageSource):
@@ -36,17 +35,17 @@ class IndexedSource(ImageSource):
         """The files that the counts depend on."""
 
     def pixels(self) -> NDArray[np.int64]:
-        fingerprint = self._fingerprint()
-        path = _place(f"{self.name}_{self.split}", self.root)
-        counts = _read(path, fingerprint, (len(self), len(self.classes)))
-        if counts is None:
-            counts = np.zeros((len(self), len(self.classes)), np.int64)
-            title = f"Indexing the {self.split} images of {self.name}"
-            for i, row in enumerate(read_all(self.count, len(self), title)):
-                counts[i] = row
-            with suppress(OSError):  # a cache that cannot be written costs the next start its time, nothing else
-                _write(path, fingerprint, counts)
+        shown = kept(_place(f"{self.name}_{self.split}", self.root), self._fingerprint(), self._shown)
+        counts = np.zeros((len(self), len(self.classes)), np.int64)
+        counts[shown["rows"], shown["columns"]] = shown["counts"]
         return counts
+
+    def _shown(self) -> Arrays:
+        """The counts that are not zero, for an image shows few of the classes."""
+        title = f"Indexing the {self.split} images of {self.name}"
+        counts = np.array([*read_all(self.count, len(self), title)], np.int64).reshape(len(self), len(self.classes))
+        rows, columns = np.nonzero(counts)
+        return {"rows": rows.astype(np.int32), "columns": columns.astype(np.int16), "counts": counts[rows, columns]}
 
     def _fingerprint(self) -> str:
         """Of all that the index depends on: the images' names in order, the classes, each file's size and time."""
@@ -68,19 +67,20 @@ def any_holds(holds: Callable[[str], bool], files: Sequence[str], root: Path, ti
     """
     digest = hashlib.sha256(f"{VERSION} {holds.__name__}".encode())
     _add_states(digest, files, root)
-    path, shape = _place(holds.__name__, root), (1, 1)
-    answer = _read(path, digest.hexdigest(), shape)
-    if answer is None:
-        found = any(read_all(lambda i: holds(files[i]), len(files), title))
-        answer = np.full(shape, found, np.int64)
-        with suppress(OSError):
-            _write(path, digest.hexdigest(), answer)
-    return bool(answer.any())
+
+    def answer() -> Arrays:
+        return {"answer": np.array(any(read_all(partial(_of_file, holds, files), len(files), title)))}
+
+    return bool(kept(_place(holds.__name__, root), digest.hexdigest(), answer)["answer"])
 
 
-def _place(name: str, root: Path) -> Path:
-    """The file of an index."""
-    return cache_folder() / "index" / f"{name}_{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.index"
+def _of_file(holds: Callable[[str], bool], files: Sequence[str], i: int) -> bool:
+    return holds(files[i])
+
+
+def _place(name: str, root: Path) -> str:
+    """Where an index is kept."""
+    return f"index/{name}_{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
 
 
 def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None:
@@ -90,31 +90,3 @@ def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None
             status = os.stat(path)
             name = path.removeprefix(str(root))  # the root may be written in several ways
             digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-
-
-def _write(path: Path, fingerprint: str, counts: NDArray[np.int64]) -> None:
-    """Only what is not zero, for an image shows few of the classes; behind a checksum."""
-    rows, columns = np.nonzero(counts)
-    buffer = io.BytesIO()
-    np.savez(buffer, rows=rows.astype(np.int32), columns=columns.astype(np.int16), counts=counts[rows, columns])
-    with written_whole(path) as temporary:
-        temporary.write_bytes(_checksum(fingerprint, buffer.getvalue()) + buffer.getvalue())
-
-
-def _read(path: Path, fingerprint: str, shape: tuple[int, int]) -> NDArray[np.int64] | None:
-    """The counts of an index file; None where it is missing, damaged or of other files."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    size = len(_checksum("", b""))
-    if content[:size] != _checksum(fingerprint, content[size:]):
-        return None
-    file = np.load(io.BytesIO(content[size:]), allow_pickle=False)
-    counts = np.zeros(shape, np.int64)
-    counts[file["rows"], file["columns"]] = file["counts"]
-    return counts
-
-
-def _checksum(fingerprint: str, content: bytes) -> bytes:
-    return hashlib.sha256(fingerprint.encode() + content).digest()
