@@ -197,11 +197,12 @@ def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, titl
     size = (image.shape[0], image.shape[1])
     truth = joined_masks([torch.from_numpy(source.mask(spec.query, c)) for c in spec.classes]).numpy()
     found = answers(data.preprocess.restore(scores[0].cpu(), size)).numpy()
+    attention = data.preprocess.attention(prediction, 0, size)
     return EpisodeRow(
         title=title,
         supports=[(source.image(i), source.mask(i, c)) for i, c in spec.examples],
         query=image,
         query_mask=np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8),
         prediction=(found > 0).astype(np.uint8),
-        attention=data.preprocess.attention(prediction, 0, size),
+        attention=None if attention is None else attention.whole(),
     )
