@@ -54,7 +54,10 @@ def run(config: Mapping[str, Any]) -> Path:
     precision = str(config.get("precision") or "32-true")
     set_tf32(precision == "tf32")
     segmenter = FewShotSegmenter.from_checkpoint(
-        checkpoint, str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
+        checkpoint,
+        str(config.get("device") or "auto"),
+        "32-true" if precision == "tf32" else precision,
+        str(config.get("not_finite") or "refuse"),
     )
     shown: list[Captioned] = []
     segmenter.remember(_read(pairs, config.get("class_id"), shown))

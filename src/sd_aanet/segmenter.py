@@ -80,14 +80,17 @@ class FewShotSegmenter:
         self._remembered: tuple[Comparer, int] | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", precision: str = "32-true") -> Self:
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "auto", precision: str = "32-true", not_finite: str = "refuse"
+    ) -> Self:
         """Load what `sd-aanet train` wrote; the preprocessing travels with it.
 
         Raises:
-            CheckpointError: the file is missing, truncated or of another kind.
+            CheckpointError: the file is missing, truncated or of another kind, or, unless `not_finite` is "use", holds
+                NaN or infinity.
             ConfigError: no such device or precision here.
         """
-        trained = load_trained(path)
+        trained = load_trained(path, not_finite)
         return cls(trained.method, trained.preprocess, device, precision)
 
     @torch.inference_mode()

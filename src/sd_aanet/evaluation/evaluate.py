@@ -27,6 +27,7 @@ from sd_aanet.feature_cache import GIGABYTE
 from sd_aanet.files import written_whole
 from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.settings import named
+from sd_aanet.signals import not_as_exits
 from sd_aanet.trainer import Progress, affordable, build_trainer
 
 RESOLUTIONS = {"original": ("original",), "squashed": ("squashed",), "both": ("original", "squashed")}
@@ -143,7 +144,8 @@ def _test(
     trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
     tester.steps = plan(episodes, tester.most_supports(), data.test_batch_size)
     pictures = StepDataset(data.source("val"), tester.steps, data.preprocess, data.ignore_boundary)
-    trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
+    with not_as_exits():
+        trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
     return trainer
 
 

@@ -43,7 +43,7 @@ def run(config: dict[str, Any]) -> Result:
         method, network = build_network(config)
         size, resize = sizes(config, method.backbone.grid)[1], config["resize"] or "squash"
     else:
-        trained = load_trained(config["checkpoint"])
+        trained = load_trained(config["checkpoint"], config["not_finite"])
         # A size or a resize of one's own, else what the checkpoint was trained with.
         method, network = trained.method, dict(trained.network)
         size, resize = config["size"] or trained.preprocess.size, config["resize"] or trained.preprocess.resize
