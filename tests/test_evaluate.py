@@ -399,7 +399,7 @@ def test_a_list_whose_fold_has_other_classes_here(checkpoint: str) -> None:
 def test_predictions_that_are_no_numbers_have_no_scores(trained: tuple[Path, Done]) -> None:
     """They would be taken for background."""
     content = torch.load(trained[0] / "checkpoints/best.ckpt", weights_only=True)
-    content["state_dict"]["method.decoder.classifier.3.bias"].fill_(float("nan"))
+    content["state_dict"]["method.decoder.classifier.3.weight"].fill_(3e38)  # finite, and its products are not
     torch.save(content, "spoilt.ckpt")
     done = run("evaluate", *EVALUATION, "checkpoint=spoilt.ckpt", "out=out")
     refused(done, "predictions of the evaluation are not finite", "precision=32-true")
