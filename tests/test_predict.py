@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from sd_aanet import cli
+from sd_aanet import cli, images, pictures
 from sd_aanet.checkpoint import Trained, save_trained
 from sd_aanet.comparing import Comparer
+from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
@@ -184,6 +185,30 @@ def test_class_id_chooses_among_classes(config: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"2 classes \(3, 7\)"):
         run(config)
     run(config | {"class_id": 7})
+
+
+def test_a_large_query_is_segmented_in_strips(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same files, and within the pixels that may be read."""
+    run(config)
+    for module in (images, pictures, transforms):
+        monkeypatch.setattr(module, "_STRIP", 70)
+    run(config | {"out": f"{config['out']}2"})
+    for name in written(config["out"]):
+        with Image.open(f"{config['out']}/{name}") as one, Image.open(f"{config['out']}2/{name}") as other:
+            assert np.abs(np.array(one.convert("RGB"), int) - np.array(other.convert("RGB"), int)).max() <= 1, name
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1400)
+    with pytest.raises(DataError, match=r"cat\.jpg cannot be read .*2400 pixels.* at most 1400 .*SD_AANET_MAX_PIXELS"):
+        run(config | {"out": f"{config['out']}3", "query": config["support"][0].split(":")[0]})
+    assert not Path(f"{config['out']}3").exists()
+
+
+def test_a_query_of_16_bits_is_that_of_8(config: dict[str, Any], tmp_path: Path) -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (40, 60), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")
+    run(config | {"query": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]})
+    with Image.open(f"{config['out']}/a_mask.png") as one, Image.open(f"{config['out']}/b_mask.png") as other:
+        np.testing.assert_array_equal(np.array(one), np.array(other))
 
 
 # What is refused

@@ -181,6 +181,27 @@ def test_nothing_to_remember_and_nothing_remembered() -> None:
         segmenter.remember([])
 
 
+@pytest.mark.parametrize("batch", [0, -1, "4", 2.0, None])
+def test_what_is_no_number_of_pictures(batch: Any) -> None:
+    segmenter = make_segmenter()
+    with refused(ConfigError, "batch=", "expected a whole number of at least 1"):
+        segmenter.remember(supports(1), batch=batch)
+    segmenter.remember(supports(1))
+    with refused(ConfigError, "batch=", "expected a whole number of at least 1"):
+        segmenter.segment_all([picture(0)], batch=batch)
+
+
+def test_what_is_no_class_and_what_has_no_pixel() -> None:
+    segmenter = make_segmenter()
+    with refused(ConfigError, "class_id='1', expected a whole number"):
+        segmenter.remember(supports(1), class_id="1")  # type: ignore[arg-type]
+    with refused(DataError, "the image of support 1 has no pixel"):
+        segmenter.remember([(np.zeros((0, 9, 3), np.uint8), np.zeros((0, 9), np.uint8))])
+    segmenter.remember(supports(1))
+    with refused(DataError, "query has no pixel"):
+        segmenter.segment(np.zeros((9, 0), np.uint8))
+
+
 def test_an_object_that_no_feature_sees_is_refused() -> None:
     dot = np.zeros((600, 900), np.uint8)
     dot[300, 305] = 1

@@ -11,7 +11,7 @@ from sd_aanet.backbones.int8 import stride_of
 from sd_aanet.backbones.weights import load_backbone_weights
 from sd_aanet.models import build_method, find_method
 from sd_aanet.models.base import Method
-from sd_aanet.rules import check
+from sd_aanet.rules import check, whole
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -69,8 +69,9 @@ def sizes(config: Config, grid: Grid) -> tuple[int, int]:
         grid: of the backbone.
 
     Raises:
-        ConfigError: a given size does not fit.
+        ConfigError: a given size does not fit, or one of the recipe is none.
     """
+    check(config["recipe"], dict.fromkeys(("size", "test_size"), whole(1, 473)), "recipe.")
     size, test_size, recipe = config.get("size"), config.get("test_size"), config["recipe"]
     for name, value in (("size", size), ("test_size", test_size)):
         if value is not None:

@@ -31,6 +31,10 @@ class CheckpointError(SDAANetError):
     """A checkpoint or weight file that is missing, truncated, of another kind, or does not fit the network."""
 
 
+class PredictionError(SDAANetError):
+    """Predictions that are no numbers, whose answer would be that of background everywhere."""
+
+
 class TrainingError(SDAANetError):
     """A training that cannot go on: its loss is no longer a number.
 

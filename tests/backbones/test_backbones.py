@@ -113,6 +113,10 @@ def test_what_no_output_needs_is_forgotten(name: str) -> None:
     assert backbone(image, ["stage3"])["stage3"].shape[1] == CHANNELS[name][1]
     with pytest.raises(ConfigError, match="has no such output"):
         backbone.choose(high="stage4")
+    with pytest.raises(ConfigError, match=r"^output=stage4, but .* has no such output"):
+        backbone(image, ["stage3", "stage4"])
+    with pytest.raises(ConfigError, match=r"^output=stage4, but .* has no such output"):
+        backbone.resume("stage3", torch.empty(1, CHANNELS[name][1], 5, 5, device="meta"), ["stage4"])
 
 
 @pytest.mark.parametrize("name", TORCHVISION)

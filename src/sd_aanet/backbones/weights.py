@@ -53,8 +53,8 @@ def load_backbone_weights(backbone: Backbone, source: str) -> str:
         A line for the user, which names what was left over.
 
     Raises:
-        CheckpointError: the file is missing, unreadable or unsafe, or tensors are missing, have other shapes or are not
-            finite.
+        CheckpointError: the file is missing, unreadable or unsafe, or tensors are missing, have other shapes, are of a
+            deeper network, or are not finite.
     """
     if source.startswith(ZOO):
         state = _fetch(source)
@@ -74,10 +74,11 @@ def load_backbone_weights(backbone: Backbone, source: str) -> str:
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape
     ]
-    if missing or shapes:
+    foreign = backbone.foreign(state)
+    if missing or shapes or foreign:
         raise CheckpointError(
             f"weights '{source}' do not fit this backbone: {_some('missing', missing)}{_some('other shapes', shapes)}"
-            "choose the backbone that they were made for"
+            f"{_some('of another network', foreign)}choose the backbone that they were made for"
         )
     fitting = {name: state[name] for name in wanted if name in state}
     check_finite(fitting, f"weights '{source}'", "take others")

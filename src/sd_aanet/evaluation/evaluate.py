@@ -130,6 +130,8 @@ def evaluate(
     embeddings = torch.cat(tester.embeddings).cpu().numpy() if tester.embeddings else np.zeros((0, 0), np.float32)
     if len(embeddings) == len(order):
         results.write_prototypes(first[:, 2], embeddings[order][: len(first)], out)
+    else:  # nor those of another evaluation
+        (out / "prototypes.npz").unlink(missing_ok=True)
     return result
 
 
@@ -197,11 +199,12 @@ def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, titl
     size = (image.shape[0], image.shape[1])
     truth = joined_masks([torch.from_numpy(source.mask(spec.query, c)) for c in spec.classes]).numpy()
     found = answers(data.preprocess.restore(scores[0].cpu(), size)).numpy()
+    attention = data.preprocess.attention(prediction, 0, size)
     return EpisodeRow(
         title=title,
         supports=[(source.image(i), source.mask(i, c)) for i, c in spec.examples],
         query=image,
         query_mask=np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8),
         prediction=(found > 0).astype(np.uint8),
-        attention=data.preprocess.attention(prediction, 0, size),
+        attention=None if attention is None else attention.whole(),
     )

@@ -32,7 +32,6 @@ from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import claimed, results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
-from sd_aanet.rules import check
 from sd_aanet.settings import data_settings, named
 from sd_aanet.signals import not_as_exits
 from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
@@ -41,7 +40,7 @@ from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
-from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
+from sd_aanet.training.optimizers import check_optimizer
 from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
@@ -226,7 +225,7 @@ def _module(
             f"model={network['method']}, or choose another model"
         )
     method.check_batch(config["batch_size"])
-    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.")
+    check_optimizer(config["optimizer"])
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
