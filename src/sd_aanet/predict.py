@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
 from sd_aanet.images import SUFFIXES, Array8, check_image, read_image, read_support
@@ -31,7 +32,8 @@ def run(config: Mapping[str, Any]) -> Path:
     without decoding them; each is decoded once, in its turn.
 
     Args:
-        config: `checkpoint`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
+        config: `checkpoint`, or where that is None `backbone`, `model`, `size`, `resize` and
+            `recipe`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
             `class_id`, the object's value in the masks, or None; `device`; `precision`.
 
     Returns:
@@ -47,18 +49,24 @@ def run(config: Mapping[str, Any]) -> Path:
     out = Path(str(config.get("out") or "predictions"))
     names = _unique([query.stem for query in queries])
     _check_out(out, [f"{name}{ending}" for name in names for ending in OURS] + [SUPPORTS], queries, pairs)
-    checkpoint = _list(config, "checkpoint")[0]
-
     for query in queries:
         check_image(query)
     precision = str(config.get("precision") or "32-true")
     set_tf32(precision == "tf32")
-    segmenter = FewShotSegmenter.from_checkpoint(
-        checkpoint,
-        str(config.get("device") or "auto"),
-        "32-true" if precision == "tf32" else precision,
-        str(config.get("not_finite") or "refuse"),
-    )
+    where = str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
+    if config["checkpoint"] is None:
+        method, _, preprocess = untrained(dict(config))
+        if method.trains:
+            raise ConfigError(
+                f"model={method.name} has to be trained: give checkpoint=..., or choose one that needs no training, "
+                "such as model=probe"
+            )
+        segmenter = FewShotSegmenter(method, preprocess, *where)
+    else:
+        checkpoint = _list(config, "checkpoint")[0]
+        segmenter = FewShotSegmenter.from_checkpoint(
+            checkpoint, *where, not_finite=str(config.get("not_finite") or "refuse")
+        )
     shown: list[Captioned] = []
     segmenter.remember(_read(pairs, config.get("class_id"), shown))
 

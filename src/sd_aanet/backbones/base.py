@@ -176,10 +176,6 @@ class Backbone(nn.Module, ABC):
                 raise ConfigError(f"{setting}={name}, but {self.label} has no such output: choose one of {known}")
         return names
 
-    def smallest_grid(self, size: int) -> int:
-        """Cells a side of the map that heads look at, for an input of this side."""
-        return self.outputs[self.mid[0]].cells(size)
-
     @property
     def stands_still(self) -> bool:
         """Whether an image's outputs are the same at any time of a training."""
