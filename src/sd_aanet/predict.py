@@ -114,7 +114,10 @@ def _queries(entries: Sequence[str]) -> list[Path]:
         if not entry.is_dir():
             queries.append(entry)
             continue
-        found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        try:
+            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        except OSError as error:
+            raise DataError(f"query folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
         pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
         pictures = [path for path in pictures if not path.name.startswith(".")]
         if not pictures:
