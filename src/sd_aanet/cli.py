@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        print(f"sd-aanet: {'interrupted' if number == signal.SIGINT else 'terminated'}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of ddp one says it
+            print(f"sd-aanet: {'interrupted' if number == signal.SIGINT else 'terminated'}", file=sys.stderr)
         sys.exit(128 + number)  # as shells do
 
 

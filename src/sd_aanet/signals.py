@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,11 @@ def set_patient(patient: bool) -> None:
     _State.patient = patient
 
 
+def raise_at_once() -> None:
+    """Take SIGTERM back from Lightning, whose processes on several devices wait for one another when it comes."""
+    signal.signal(signal.SIGTERM, _stop)
+
+
 def received() -> int:
     """The signal that stopped this process: where none was noticed, that of Ctrl-C."""
     return _State.received or signal.SIGINT
@@ -48,12 +54,15 @@ def raising() -> Iterator[None]:
 
 @contextmanager
 def not_as_exits() -> Iterator[None]:
-    """Raise `Stopped` where Lightning makes a SystemExit of a signal."""
+    """Raise `Stopped` where Lightning makes a SystemExit of a signal, or a signal is why something else failed."""
     try:
         yield
-    except SystemExit as end:
-        if end.code not in (None, 1):
+    except (SystemExit, Exception) as error:
+        exits = isinstance(error, SystemExit) and error.code in (None, 1)
+        if not exits and _State.received is None:
             raise
+        for process in multiprocessing.active_children():  # ddp_spawn's, which nobody else would end
+            process.kill()
         raise Stopped(received()) from None
 
 

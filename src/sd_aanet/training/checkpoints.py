@@ -11,7 +11,7 @@ from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sd_aanet.backbones.weights import safe_save
-from sd_aanet.signals import set_patient
+from sd_aanet.signals import raise_at_once, set_patient
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -22,16 +22,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         safe_save(checkpoint, Path(path))
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt: of the best validation, or the last where there is none; also in a run's folder that has moved.
-
-    Args:
-        folder: of the file.
-        monitor: what is best where it is largest.
-    """
-
-    def __init__(self, folder: Path, monitor: str | None) -> None:
-        super().__init__(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+class _Checkpoint(ModelCheckpoint):
+    """One file, whose state also counts in a run's folder that has moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the scores of a resumed run, whose paths Lightning compares with those of now."""
@@ -41,10 +33,22 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath})
 
 
-class LastCheckpoint(ModelCheckpoint):
+class BestCheckpoint(_Checkpoint):
+    """best.ckpt: of the best validation, or the last where there is none.
+
+    Args:
+        folder: of the file.
+        monitor: what is best where it is largest.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None) -> None:
+        super().__init__(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+
+
+class LastCheckpoint(_Checkpoint):
     """last.ckpt: at the end of each epoch, and, when SIGTERM has come, after the step or the validation's batch.
 
-    On several devices, which do not stop at the same place, at the end of epochs alone.
+    On several devices, which would not stop at the same place, at the end of epochs alone: SIGTERM ends them at once.
 
     Args:
         folder: of the file.
@@ -66,7 +70,10 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         loader: Any = trainer.train_dataloader
         loader.sampler.skip = trainer.global_step % len(loader) * loader.batch_size
-        set_patient(True)
+        if trainer.world_size > 1:
+            raise_at_once()
+        else:
+            set_patient(True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nobody looks for it any more."""
@@ -78,7 +85,7 @@ class LastCheckpoint(ModelCheckpoint):
         set_patient(False)
         loop = trainer.fit_loop.epoch_loop
         steps, validation = loop.batch_progress.current, loop.val_loop.batch_progress
-        if not trainer.received_sigterm or steps.ready != steps.completed or trainer.world_size > 1:
+        if not trainer.received_sigterm or steps.ready != steps.completed:
             return
         if trainer.validating:  # as if in its first batch: it has to begin anew, for its counts are not saved
             for counts in (validation.total, validation.current):

@@ -149,11 +149,14 @@ def _train(
         except TrainingError as error:
             assert data.train_data is not None
             specs = [data.train_data.spec(index, epoch) for epoch, index in error.places]
+            line = f"{error}; " + (
+                f"{short(out / LAST)} is of before" if (out / LAST).is_file() else "no checkpoint yet"
+            )
             if specs:
                 about = {"dataset": data.source("train").name, "split": "train", "step": trainer.global_step}
                 write_list(out / NOT_FINITE, data.source("train"), specs, about)
-                raise TrainingError(f"{error}; the episodes are in {short(out / NOT_FINITE)}") from error
-            raise
+                line += f"; the episodes are in {short(out / NOT_FINITE)}"
+            raise TrainingError(line) from error
         except ProcessRaisedException as error:  # ddp_spawn: a process of its own, and its traceback as text
             kind, _, line = str(error).strip().splitlines()[-1].partition(": ")
             if kind.startswith("sd_aanet.errors."):
