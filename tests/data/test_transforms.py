@@ -144,6 +144,29 @@ def test_steps_of_the_published_view_are_independent() -> None:
     assert len(seen) == 8
 
 
+@pytest.mark.parametrize(("name", "least", "most"), [("published", 1.0, 1.0), ("scale", 0.8, 1.25)])
+def test_how_far_views_are_scaled_and_turned(name: str, least: float, most: float) -> None:
+    """By the moments of a bar about its middle; half of the views are neither scaled nor turned."""
+    mask = np.zeros((257, 257), np.uint8)
+    mask[112:145, 68:189] = 1  # 121 long, 33 high, about the middle
+    scales, turns = [], []
+    for seed in range(400):
+        view = Augment(name)(np.repeat(mask[..., None], 3, -1), mask, [seed])[1] == 1
+        y, x = np.nonzero(view)
+        around = np.cov(np.stack([x, y]))
+        (small, large), axes = np.linalg.eigh(around)
+        sides = np.sqrt(12 * large) / 121, np.sqrt(12 * small) / 33
+        assert sides[0] == pytest.approx(sides[1], abs=0.03)  # both alike
+        assert (x.mean(), y.mean()) == pytest.approx((128, 128), abs=1)
+        scales.append(float(np.mean(sides)))
+        turns.append(abs(float(np.degrees(np.arctan(axes[1, 1] / axes[0, 1])))))
+    still = [abs(scale - 1) < 1e-3 and turn < 1e-3 for scale, turn in zip(scales, turns, strict=True)]
+    assert 160 < sum(still) < 240
+    assert least - 0.01 < min(scales) < least + 0.02
+    assert most - 0.02 < max(scales) < most + 0.01
+    assert 9 < max(turns) < 10.2
+
+
 def test_a_view_never_loses_its_object() -> None:
     image, mask = painted()
     mask[:] = 0

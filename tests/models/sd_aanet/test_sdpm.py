@@ -25,6 +25,14 @@ def test_reweighting_is_squeeze_and_excitation() -> None:
     assert w1.shape == (2, 8)  # a quarter of the channels
 
 
+def test_reweighting_keeps_its_bits_in_half_precision() -> None:
+    torch.manual_seed(0)
+    sdpm, prototypes = SDPM(64), torch.randn(2, 3, 64)
+    exact = sdpm.reweighting(prototypes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(sdpm.reweighting(prototypes), exact)
+
+
 @given(st.integers(1, 5), st.integers(0, 100))
 def test_the_querys_weights(shot: int, seed: int) -> None:
     u = torch.from_numpy(np.random.default_rng(seed).uniform(0.5, 1, (2, shot, 4)))
