@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sd_aanet.data.transforms import AUGMENTS, Augment, Preprocess
+from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -85,6 +86,30 @@ def test_restore_keeps_leading_axes() -> None:
     whole = Preprocess(17, "keep_aspect").restore(values, (20, 40))
     assert whole.shape == (2, 3, 20, 40)
     torch.testing.assert_close(whole[1, 2], Preprocess(17, "keep_aspect").restore(values[1, 2], (20, 40)))
+
+
+def test_borders_are_of_the_mean_colour() -> None:
+    assert Preprocess(9).colour == Augment().fill == (124, 116, 104)
+    assert Preprocess(9, mean=(0.5, 0.0, 1.0)).colour == (128, 0, 255)
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+def test_attention_is_stretched_from_its_least_to_its_most(resize: str) -> None:
+    """The last map of a row at the picture's own size, as a plain resizing of it has it."""
+    preprocess, random = Preprocess(17, resize), np.random.default_rng(0)
+    maps = {name: torch.from_numpy(random.normal(3, 2, (2, 1, 17, 17))) for name in ("prior", "attention")}
+    prediction = Prediction(logits=torch.zeros(2, 2, 17, 17), maps=maps, embedding=None)
+    for row in (0, 1):
+        found = preprocess.attention(prediction, row, (34, 51))
+        assert found is not None
+        assert found.dtype == np.float32
+        inner = maps["attention"][row, 0, : 17 if resize == "squash" else 11].float().numpy()
+        whole = cv2.resize(inner, (51, 34), interpolation=cv2.INTER_LINEAR)
+        expected = (whole - whole.min()) / (whole.max() - whole.min())
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert preprocess.attention(Prediction(logits=torch.zeros(2, 2, 9, 9), maps={}, embedding=None), 0, (9, 9)) is None
+    flat = Prediction(logits=torch.zeros(1, 2, 9, 9), maps={"prior": torch.ones(1, 1, 3, 3)}, embedding=None)
+    assert not np.asarray(preprocess.attention(flat, 0, (5, 5))).any()
 
 
 @pytest.mark.parametrize("name", AUGMENTS)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from sd_aanet.backbones.base import Grid
 from sd_aanet.comparing import Comparer
@@ -122,6 +123,16 @@ class EpisodeTester(pl.LightningModule):
             for name in self.resolutions:
                 counts = [self._count(pictures, *both, name) for both in zip(episodes, scores, strict=True)]
                 self.rows[name].append(torch.cat([named, torch.cat(counts)], 1))
+
+    def on_test_epoch_end(self) -> None:
+        """Of several processes, give each what all of them found."""
+        if self.trainer.world_size == 1:
+            return
+        self.rows = {name: gather_all_tensors(torch.cat(some)) for name, some in self.rows.items()}
+        if self.embeddings:
+            self.embeddings = gather_all_tensors(torch.cat(self.embeddings))
+        if self.confusion is not None:
+            self.confusion = torch.stack(gather_all_tensors(self.confusion)).sum(0)
 
     def _count(self, pictures: LabelledPictures, one: ListedEpisode, scores: Tensor, resolution: str) -> Tensor:
         """`episode_counts` of an episode, whose confusion is added to the others'."""

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from sd_aanet.arguments import program
@@ -30,7 +29,15 @@ from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
 from sd_aanet.rules import check
 from sd_aanet.settings import data_settings, named
-from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
+from sd_aanet.trainer import (
+    Progress,
+    affordable,
+    build_trainer,
+    is_first,
+    silence_lightning,
+    trainer_settings,
+    world_size,
+)
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.loggers import build_loggers, finish
@@ -76,7 +83,8 @@ def run(config: Config) -> dict[str, float]:
         return {}
     checkpoint = out / "checkpoints" / "best.ckpt"
     if config["test_episodes"]:
-        metrics |= _evaluate(config, checkpoint, data, settings, out)
+        alone = settings | {"strategy": "auto"}  # the other processes have ended
+        metrics |= _evaluate(config, checkpoint, data, alone, out)
     _say(config, data.source("val").folds, out, checkpoint)
     return metrics
 
@@ -167,7 +175,7 @@ def link_latest(out: Path) -> None:
 
 def _is_first(config: Config) -> bool:
     """Whether this process is the first of those that train together."""
-    return world_size(config["strategy"], config["num_nodes"]) == 1 or getattr(rank_zero_only, "rank", 0) == 0
+    return is_first(config["strategy"], config["num_nodes"])
 
 
 def _epochs(config: Config) -> tuple[int, int]:
