@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate test test-all lint format typecheck bench bench-full bench-gpu clean
+.PHONY: help install train evaluate test test-all lint format typecheck mutants bench bench-full bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ format: $(STAMP) ## put style and formatting right
 
 typecheck: $(STAMP) ## check the types of src
 	@$(BIN)/mypy
+
+mutants: $(STAMP) ## change the code in 200 places and see whether tests notice (an hour or two on 2 cores); ARGS="--count 20"
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory against the published way, small (7 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers
 from sd_aanet.settings import data_settings
-from sd_aanet.trainer import silence_lightning, trainer_settings
+from sd_aanet.trainer import for_test, is_first, silence_lightning, trainer_settings, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def run(config: dict[str, Any]) -> Result:
     data = EpisodeDataModule(
         dict(config["dataset"]["source"]),
         **data_settings(config) | vars(preprocess),
-        workers=resolve_workers(config["workers"]),
+        workers=resolve_workers(config["workers"], world_size(for_test(settings))),
         test_batch_size=config["batch_size"],
         test_episodes=config["episodes"],
         test_seed=config["seed"],
@@ -60,12 +61,15 @@ def run(config: dict[str, Any]) -> Result:
     data.setup("test")
     if config["checkpoint"] is None:
         trained = Trained(method.eval(), network, preprocess, len(data.source("val").classes))
-    if leaked := leaked_classes(trained.training or {}, data.describe()):
+    first = is_first(for_test(settings))
+    if first and (leaked := leaked_classes(trained.training or {}, data.describe())):
         logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
     out = Path(config["out"])
-    with results_in(out):
+    with results_in(out) if first else nullcontext():
         cache = (config["cache_gb"], config["cache_dir"])
         result = evaluate(trained, data, settings, protocol, out, *cache) | {"checkpoint": config["checkpoint"]}
+        if not first:
+            return {}
         if config["checkpoint"] is None and method.trains:
             result["label"] += ", untrained"
         write_result(result, out)

@@ -15,7 +15,6 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
 from yaml import YAMLError
 
@@ -34,7 +33,15 @@ from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
 from sd_aanet.settings import data_settings, named
 from sd_aanet.signals import not_as_exits
-from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
+from sd_aanet.trainer import (
+    Progress,
+    affordable,
+    build_trainer,
+    is_first,
+    silence_lightning,
+    trainer_settings,
+    world_size,
+)
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
@@ -100,7 +107,8 @@ def _run(config: Config, out: Path, resume: Path | None) -> dict[str, float]:
         return {}
     checkpoint = out / "checkpoints" / "best.ckpt"
     if config["test_episodes"]:
-        metrics |= _evaluate(config, checkpoint, data, settings, out)
+        alone = settings | {"strategy": "auto"}  # the other processes have ended
+        metrics |= _evaluate(config, checkpoint, data, alone, out)
     _say(config, data.source("val").folds, out, checkpoint)
     return metrics
 
@@ -190,7 +198,7 @@ def link_latest(out: Path) -> None:
 
 def _is_first(config: Config) -> bool:
     """Whether this process is the first of those that train together."""
-    return world_size(config["strategy"], config["num_nodes"]) == 1 or getattr(rank_zero_only, "rank", 0) == 0
+    return is_first(config["strategy"], config["num_nodes"])
 
 
 def _epochs(config: Config) -> tuple[int, int]:
