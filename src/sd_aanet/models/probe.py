@@ -15,7 +15,7 @@ from sd_aanet.episode import Prediction, Rows
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import resize, share_of
-from sd_aanet.rules import SWITCH, number, whole
+from sd_aanet.rules import SWITCH, number, or_null, texts, whole
 
 BIAS = 3.0
 """The constant beside the features, whose weight makes the bias: so it is held back nine times less than the weights.
@@ -72,7 +72,13 @@ class Probe(Mapped[Cells, Classifiers]):
     """
 
     name = "probe"
-    rules: ClassVar = {"normalise": SWITCH, "balance": number(0.75), "l2": number(1.0), "cells": whole(1, 20000)}
+    rules: ClassVar = {
+        "features": or_null(texts("[stage3,stage2]")),
+        "normalise": SWITCH,
+        "balance": number(0.75),
+        "l2": number(1.0),
+        "cells": whole(1, 20000),
+    }
     trains = False
     adapts = True
 

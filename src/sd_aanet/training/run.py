@@ -30,7 +30,7 @@ from sd_aanet.files import results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
 from sd_aanet.rules import check
-from sd_aanet.settings import data_settings, named
+from sd_aanet.settings import RULES, data_settings, flat, named, read_settings
 from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
@@ -41,6 +41,8 @@ from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+NEEDED = ("backbone.weights", "backbone.trainable", "backbone.norm", "optimizer.name")
+"""What a training needs of settings that are checked by their owners."""
 NOT_FINITE = "not_finite.json"
 """In a run's folder: the episodes of the batch whose loss was no number."""
 
@@ -63,7 +65,7 @@ def run(config: Config) -> dict[str, float]:
     if config["resume"] is not None:
         last = _last_checkpoint(Path(config["resume"]))
         out = last.parent.parent
-        config = _saved_config(out)
+        config = _saved_config(out, config)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
     elif _is_first(config) and (out / "config.yaml").exists():
         raise ConfigError(f"out='{out}' holds a training already: choose another folder, or go on with resume={out}")
@@ -203,7 +205,7 @@ def _module(
             f"model={network['method']}, or choose another model"
         )
     method.check_batch(config["batch_size"])
-    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.")
+    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.", {*OPTIMIZER_RULES, "lr"})
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
@@ -266,13 +268,16 @@ def _last_checkpoint(resume: Path) -> Path:
     return path
 
 
-def _saved_config(out: Path) -> Config:
+def _saved_config(out: Path, given: Config) -> Config:
+    """The settings of a run, all that a training needs, as `given` has them."""
     path = out / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"'{path}' does not exist: resume needs the folder that the training made")
-    saved = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    assert isinstance(saved, dict)
-    return {str(key): value for key, value in saved.items()}
+    saved = read_settings(path)
+    needed = (*given, *NEEDED, *(key for key, _ in flat(given) if key in RULES))
+    there = {*saved, *(key for key, _ in flat(saved))}
+    if missing := [key for key in needed if key not in there]:
+        raise ConfigError(f"'{path}' lacks the setting {missing[0]}: give the folder that a training made")
+    check(saved, RULES)
+    return saved
 
 
 def _evaluate(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sd_aanet.data.reading import read_all
 from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.data.sources.cache import cache_folder
+from sd_aanet.errors import ConfigError
 from sd_aanet.files import written_whole
 
 VERSION = 1
@@ -38,15 +39,18 @@ class IndexedSource(ImageSource):
     def pixels(self) -> NDArray[np.int64]:
         fingerprint = self._fingerprint()
         place = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-        path = cache_folder() / "index" / f"{self.name}_{self.split}_{place}.index"
-        counts = _read(path, fingerprint, (len(self), len(self.classes)))
+        path: Path | None = None
+        with suppress(ConfigError):  # no home folder
+            path = cache_folder() / "index" / f"{self.name}_{self.split}_{place}.index"
+        counts = None if path is None else _read(path, fingerprint, (len(self), len(self.classes)))
         if counts is None:
             counts = np.zeros((len(self), len(self.classes)), np.int64)
             title = f"Indexing the {self.split} images of {self.name}"
             for i, row in enumerate(read_all(self.count, len(self), title)):
                 counts[i] = row
             with suppress(OSError):  # a cache that cannot be written costs the next start its time, nothing else
-                _write(path, fingerprint, counts)
+                if path is not None:
+                    _write(path, fingerprint, counts)
         return counts
 
     def _fingerprint(self) -> str:
