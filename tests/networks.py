@@ -11,6 +11,7 @@ from plain import Plain
 from sd_aanet.backbones import build_backbone
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.resnet import ResNet
+from sd_aanet.backbones.vgg import VGG
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode, joined_masks
 from sd_aanet.models import find_method
@@ -95,7 +96,8 @@ class CountingResNet(ResNet):
 
 def plain(network: SDAANet, **arguments: Any) -> Plain:
     """The plain version with the same weights."""
-    state = {name: value.detach().clone() for name, value in to_published(network.state_dict(), "").items()}
+    backbone = "vgg16_bn" if isinstance(network.backbone, VGG) else ""
+    state = {name: value.detach().clone() for name, value in to_published(network.state_dict(), backbone).items()}
     stage = None if network.high is None else int(network.high.removeprefix("stage"))
     settings = {"bins": network.decoder.bins, "training": network.training, "prior_stage": stage}
     return Plain(state, **(settings | arguments))
@@ -182,5 +184,5 @@ def episode(
         class_id=torch.tensor(ways),
         index=torch.arange(len(names)),
         query_key=tuple(row[0] for row in names),
-        support_key=tuple(tuple(row[1:]) for row in names),
+        support_key=tuple(tuple(f"{name}/{c}" if name else "" for name, c in row) for row in supports),
     )

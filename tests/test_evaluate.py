@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_what_is_kept_changes_no_score(checkpoint: str) -> None:
     plenty = evaluated(checkpoint, "shot=2")
     for more in (("cache_gb=0.000001",), ("cache_dir=features",), ("cache_dir=features",)):
         assert figures(evaluated(checkpoint, "shot=2", *more)) == figures(plenty)
+
+
+def test_features_that_are_kept_answer_for_no_other_picture() -> None:
+    """Two data sets of the same names share a folder, and one's masks are replaced."""
+
+    def check(root: str) -> None:
+        given = ("dataset=folder", f"dataset.root={root}", "min_object_pixels=1", "episodes=4", "size=65")
+        both = [
+            run("evaluate", *PROTOTYPE, *given, "backbone.weights=null", *more, f"out=e{len(more)}")
+            for more in ((), ("cache_dir=features",))
+        ]
+        results = [json.loads(Path(f"e{n}/result.json").read_text()) for n in (0, 1)]
+        assert [done.code for done in both] == [0, 0]
+        assert figures(results[0]) == figures(results[1])
+
+    make_folder(Path("own"))
+    check("own")
+    make_folder(Path("other"))
+    for path in Path("other/images").iterdir():
+        Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    check("other")
+    for path in Path("other/masks").iterdir():
+        Image.fromarray(np.array(Image.open(path))[::-1, ::-1]).save(path)
+    check("other")
 
 
 def test_bf16_is_scored_and_drawn(checkpoint: str) -> None:
@@ -281,14 +306,14 @@ def test_two_results_are_compared_over_the_same_episodes() -> None:
             evaluated(
                 *network, "model=prototype", f"model.features=stage{stage}", f"fold={fold}", out=f"{folder}/{fold}"
             )
-    done = ran("compare", "a", "b", "--out", "difference.json")
-    entries = json.loads(Path("difference.json").read_text())
-    assert [entry["of"][1] for entry in entries] == ["fold 0", "fold 1"]
-    for entry in entries:
-        a, b = (json.loads(Path(f, entry["of"][1][-1], "result.json").read_text())["miou"] for f in "ab")
-        assert (entry["a"], entry["b"]) == pytest.approx((a, b))
-        low, high = entry["interval"]
-        assert low - 1e-9 <= entry["difference"] <= high + 1e-9
+    done = ran("compare", "a", "b")
+    lines = [line for line in done.out.splitlines() if line.startswith("shapes fold ")]
+    assert [line.split()[:3] for line in lines] == [["shapes", "fold", "0"], ["shapes", "fold", "1"]]
+    for fold, line in enumerate(lines):
+        first, second, difference, low, high = map(float, re.findall(r"[+-]?\d+\.\d+", line))
+        expected = [100 * json.loads(Path(f, str(fold), "result.json").read_text())["miou"] for f in "ab"]
+        assert (first, second) == pytest.approx(expected, abs=0.0051)
+        assert low - 0.01 <= difference <= high + 0.01
     assert "\nmean " in done.out
     refused(run("compare", "a/0", "b/1"), "different lists of episodes", "episodes_file")
     refused(run("compare", "a", "missing"), "'missing' holds no result.json")

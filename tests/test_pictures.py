@@ -77,11 +77,11 @@ def test_text_is_wrapped_and_cut() -> None:
 
 
 def row(shot: int, **known: object) -> EpisodeRow:
-    return EpisodeRow("title", [(image(), mask())] * shot, image(50, 80), **known)  # type: ignore[arg-type]
+    return EpisodeRow("title", [(image(), mask())] * shot, image(50, 80), mask(50, 80), **known)  # type: ignore[arg-type]
 
 
 def test_an_episode_shows_three_supports_at_most() -> None:
-    full = {"query_mask": mask(50, 80), "prediction": mask(50, 80), "attention": np.random.rand(9, 9)}
+    full = {"prediction": mask(50, 80), "attention": np.random.rand(50, 80)}
     widths = [episode_picture([row(shot, **full)]).width for shot in (1, 2, 3, 5)]
     assert widths == [4 * 250 + 10, 5 * 250 + 10, 6 * 250 + 10, 6 * 250 + 10]
     assert episode_picture([row(1)]).width == 2 * 250 + 10
@@ -89,5 +89,5 @@ def test_an_episode_shows_three_supports_at_most() -> None:
 
 
 def test_the_same_episode_gives_the_same_picture() -> None:
-    rows = [row(2, query_mask=mask(50, 80), prediction=mask(50, 80), attention=np.ones((9, 9)))]
+    rows = [row(2, prediction=mask(50, 80), attention=np.ones((50, 80)))]
     assert episode_picture(rows).tobytes() == episode_picture(rows).tobytes()

@@ -322,6 +322,18 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     assert mine["seeds"] == theirs["seeds"]
 
 
+def test_features_kept_in_memory_make_it_no_other_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that a break loses them nor how many are kept: bitwise, though other pictures then are missing."""
+    given = (*TINY, *STILL, "features=cache", "test_episodes=0")
+    ran("train", *given, "out=whole")
+    ran("train", *given, "cache_gb=0.0001", "out=little")
+    interrupt(monkeypatch, 3, *given, "out=run")
+    ran("train", "resume=run")
+    for other in ("little", "run"):
+        for name in ("best", "last"):
+            assert same(weights(Path(other), name), weights(Path("whole"), name)), other
+
+
 def test_resume_takes_a_checkpoint_and_a_folder_that_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, 2, *TINY, "select_on=none", "out=run")
     Path("run").rename("moved")

@@ -78,7 +78,7 @@ class Comparer:
         images: Tensor,
         masks: Tensor,
         keys: Sequence[str] = (),
-        classes: Sequence[int] = (),
+        mask_keys: Sequence[str] = (),
         pictures: Sequence[int] | None = None,
     ) -> None:
         """Encode examples and keep each under its name, in place of what had it; queries have to be encoded after that.
@@ -88,13 +88,13 @@ class Comparer:
             images: (N, 3, S, S).
             masks: (M, S, S) int64 of 0, 1 and 255.
             keys: of the images in the cache.
-            classes: of the masks, in the cache.
+            mask_keys: of the masks in the cache.
             pictures: for each mask, its image; None where each image has one.
         """
         with self._gradients():
             features, rows = self._image(images, keys), list(range(len(masks)) if pictures is None else pictures)
             features = features.select(rows)
-            masked = self._masked(features, [keys[row] for row in rows] if keys else (), classes, masks)
+            masked = self._masked(features, mask_keys, masks)
             encoded = self.method.encode_support(features, masked, masks)
             replaced = self._supports.keys() & names
             self._sets = {kept: made for kept, made in self._sets.items() if replaced.isdisjoint(kept)}
@@ -171,12 +171,12 @@ class Comparer:
             keys = [key for row in episode.support_key for key in row]
             if not all(keys) or not all(episode.query_key):
                 raise ConfigError("features=cache needs pictures that recur: set augment=none or augment=flip")
-            image = self._image(torch.cat([episode.query, supports]), [*episode.query_key, *keys])
+            pictures = [*episode.query_key, *(key.partition("/")[0] for key in keys)]
+            image = self._image(torch.cat([episode.query, supports]), pictures)
             of_query, of_support = image.select(range(batch)), image.select(range(batch, len(image)))
-            classes = episode.class_id.repeat_interleave(episode.shots, 1).flatten().tolist()
             return (
                 (of_query, self._masked(of_query, episode.query_key)),
-                (of_support, self._masked(of_support, keys, classes, masks)),
+                (of_support, self._masked(of_support, keys, masks)),
             )
         if self.method.backbone.training:
             # Batch norms in train mode see their batch: the query alone, then each shot alone, as in the published
@@ -199,16 +199,10 @@ class Comparer:
         features: Rows = self.method.image_features(images) if self.cache is None else self.cache.image(keys, images)
         return features
 
-    def _masked(
-        self,
-        features: Rows,
-        keys: Sequence[str] = (),
-        classes: Sequence[int] | None = None,
-        mask: Tensor | None = None,
-    ) -> Rows | None:
+    def _masked(self, features: Rows, keys: Sequence[str] = (), mask: Tensor | None = None) -> Rows | None:
         if self.cache is None or not self.method.masks_features:
             return self.method.masked_features(features, mask)
-        return self.cache.masked(keys, classes, features, mask)
+        return self.cache.masked(keys, features, mask)
 
     @contextmanager
     def _gradients(self) -> Iterator[None]:

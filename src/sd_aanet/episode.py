@@ -48,7 +48,11 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in _tensors(self))
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors."""
+        return _tensors(vars(self))
 
     def _map(self, function: str, *args: object, **kwargs: object) -> Self:
         def mapped(value: object) -> object:
@@ -67,7 +71,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Batch):
-        yield from _tensors(vars(value))
+        yield from value.tensors()
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
@@ -141,9 +145,9 @@ class Episode(Rows):
             255 = ignore.
         class_id: (B, N) int64, from 1.
         index: (B,) int64, place of each episode in its list.
-        query_key: B names, each of the exact pixels of one view of an image, so that what the backbone makes of
-            them can be kept. Empty where the view was augmented at random.
-        support_key: for each episode N times K such names, shots innermost.
+        query_key: B names, each of exactly these pixels, so that what the backbone makes of them can be kept. Empty
+            where the view was augmented at random.
+        support_key: for each episode N times K such names, shots innermost; behind "/" one of the mask's pixels.
     """
 
     query: Tensor

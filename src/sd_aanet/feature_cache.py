@@ -1,6 +1,6 @@
 """Kept backbone features: a frozen backbone runs once per picture instead of once per episode.
 
-What depends on the picture alone is kept by the picture's key; what depends on an example's mask by key and class.
+All is kept by names of exact pixels, so that no other picture and no other mask is ever answered for.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sd_aanet.models.base import Method
 GIGABYTE = 1024**3
 KINDS = ("image", "masked")
 """What features there are: of a picture, and of one under a mask (or, for queries, under none)."""
-Key = tuple[str, ...]
-"""One of `KINDS`, the picture's key, and for "masked" the class; "" for queries."""
+Key = tuple[str, str]
+"""One of `KINDS`, and the picture's name, or that of picture and mask."""
 
 
 class FeatureCache:
@@ -33,7 +33,6 @@ class FeatureCache:
         method: whose backbone makes the features; frozen, batch norms too, unless it is in eval mode to stay there.
         budget: bytes to keep in memory at most; one batch is always served, whatever the budget.
         folder: where features are kept on disk, without a limit, for this run and others; None for memory.
-        preparation: whatever else, beside keys and weights, the pixels depend on (size, resizing); names the files.
         kinds: what is kept, others being computed whenever asked for.
 
     Raises:
@@ -45,7 +44,6 @@ class FeatureCache:
         method: Method,
         budget: float,
         folder: Path | None = None,
-        preparation: str = "",
         kinds: Collection[str] = KINDS,
     ) -> None:
         if method.training and not method.backbone.stands_still:
@@ -56,7 +54,6 @@ class FeatureCache:
         self.method = method
         self.budget = budget
         self.folder = folder
-        self.preparation = preparation
         self.kinds = kinds
         self.bytes = 0
         self.hits = self.misses = 0
@@ -65,14 +62,13 @@ class FeatureCache:
         self._types: dict[str, type[Rows]] = {}
 
     def image(self, names: Sequence[str], images: Tensor) -> Rows:
-        """`FewShotMethod.image_features` of N images (N, 3, S, S); `names` are their keys."""
+        """`FewShotMethod.image_features` of N images (N, 3, S, S), each with its name."""
         keys = [("image", name) for name in names]
         return self._all(keys, lambda rows: self.method.image_features(images[rows]))
 
-    def masked(self, names: Sequence[str], classes: Sequence[int] | None, features: Rows, mask: Tensor | None) -> Rows:
-        """`FewShotMethod.masked_features` of N images, where the method has such; `classes` of examples only."""
-        labels = [""] * len(names) if classes is None else list(map(str, classes))
-        keys = [("masked", *key) for key in zip(names, labels, strict=True)]
+    def masked(self, names: Sequence[str], features: Rows, mask: Tensor | None) -> Rows:
+        """`FewShotMethod.masked_features` of N images, where the method has such, by names of image and mask."""
+        keys = [("masked", name) for name in names]
 
         def compute(rows: list[int]) -> Rows:
             made: Rows | None = self.method.masked_features(features.select(rows), None if mask is None else mask[rows])
@@ -82,16 +78,22 @@ class FeatureCache:
         return self._all(keys, compute)
 
     def _all(self, keys: Sequence[Key], compute: Callable[[list[int]], Rows]) -> Rows:
-        """A row a key: what is kept, and the rest computed in one batch, each key once."""
+        """A row a key: what is kept, and the rest computed, each key once.
+
+        On a CPU each picture on its own: products round otherwise in other company, and what is kept would depend on
+        what else was missing, so that a training that goes on after a break would be another one.
+        """
         rows = {key: row for key in dict.fromkeys(keys) if (row := self._recall(key)) is not None}
         missing = {key: index for index, key in enumerate(keys) if key not in rows}
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
         if missing:
-            made = compute(list(missing.values()))
+            places = list(missing.values())
             if len(missing) == len(keys) and keys[0][0] not in self.kinds:
-                return made
-            for key, row in zip(missing, made.unbind(), strict=True):
+                return compute(places)
+            alone = next(self.method.parameters()).device.type == "cpu"
+            groups = [[place] for place in places] if alone else [places]
+            for key, row in zip(missing, (row for group in groups for row in compute(group).unbind()), strict=True):
                 rows[key] = row
                 if key[0] in self.kinds:
                     self._keep(key, row)
@@ -109,14 +111,17 @@ class FeatureCache:
             return None
         made = self._type(key[0])
         try:
-            return made(**torch.load(path, mmap=True, weights_only=True))
+            name, checksum, values = torch.load(path, mmap=True, weights_only=True)
+            row = made(**values)
+            return row if (name, checksum) == (key[1], _checksum(row)) else None
         except Exception:  # a damaged file is made anew; torch raises nearly anything for one
             return None
 
     def _keep(self, key: Key, row: Rows) -> None:
         if self.folder is not None:
             with written_whole(self._path(key)) as path:
-                torch.save(vars(row), path)
+                row = row.to("cpu")
+                torch.save((key[1], _checksum(row), vars(row)), path)
             return
         self._kept[key] = row
         self.bytes += row.nbytes
@@ -141,7 +146,7 @@ class FeatureCache:
             # The printed backbone tells strides and dilations, which no weight does; its plain settings what becomes of
             # outputs, and the method's which of them it takes.
             backbone = self.method.backbone
-            settings = (dtype, self.preparation, *map(_plain_settings, (self.method, backbone)), backbone)
+            settings = (dtype, *map(_plain_settings, (self.method, backbone)), backbone)
             digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
             for name, value in backbone.state_dict().items():
                 raw = value.cpu().flatten().view(torch.uint8)  # flat, for a counter has no dimension
@@ -149,6 +154,16 @@ class FeatureCache:
             self._fingerprints[dtype] = digest.hexdigest()[:16]
         name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
         return self.folder / self._fingerprints[dtype] / key[0] / f"{name}.pt"
+
+
+def _checksum(row: Rows) -> int:
+    """Of the bytes as they lie in memory; a sum, which takes no time beside that of reading them."""
+    total = 0
+    for tensor in row.tensors():
+        raw = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        whole = raw[: len(raw) // 8 * 8]
+        total += int(whole.view(torch.int64).sum()) + int(raw[len(whole) :].sum())
+    return total
 
 
 def _plain_settings(module: nn.Module) -> dict[str, Any]:

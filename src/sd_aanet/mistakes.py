@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_aanet.arguments import setting, word
-from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.errors import ConfigError, DataError, SDAANetError
 from sd_aanet.settings import TEXTS
 
 LISTS = ("support", "query")
@@ -33,6 +33,12 @@ def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _mistake(error, command, folder) from error
+    except RuntimeError as error:  # torch's, at whichever line the process is when a signal tells it
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that loads data was killed: there may be too little memory, set fewer workers, or workers=0"
+        ) from error
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -6,6 +6,7 @@ Ito, Color Universal Design).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,15 +38,15 @@ class EpisodeRow:
         title: stands above the row.
         supports: pictures, uint8 (H, W, 3), and their masks.
         query: uint8 (H, W, 3).
-        query_mask: the truth; None where it is unknown.
+        query_mask: the truth.
         prediction: None where there is none.
-        attention: float (h, w) in [0, 1], of any size, shown at the query's; None without SAAM.
+        attention: float (H, W) in [0, 1]; None where the method has none.
     """
 
     title: str
     supports: Sequence[tuple[Array8, NDArray[np.integer]]]
     query: Array8
-    query_mask: NDArray[np.integer] | None = None
+    query_mask: NDArray[np.integer]
     prediction: NDArray[np.integer] | None = None
     attention: NDArray[np.floating] | None = None
 
@@ -135,20 +136,11 @@ def _fit(image: Array8, side: int) -> Image.Image:
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, lines: int = _LINES) -> list[str]:
     """At most `lines` lines no wider than `width` pixels, the last cut short with dots where there is more."""
-    wrapped: list[str] = []
-    left = text.strip()
-    while left and len(wrapped) < lines:
-        last = len(wrapped) == lines - 1
-        if font.getlength(left) <= width:
-            return [*wrapped, left]
-        end = len(left)
-        while end > 1 and font.getlength(left[:end] + ("..." if last else "")) > width:
-            end -= 1
-        space = left.rfind(" ", 0, end + 1)
-        end = space if space > 0 and not last else end
-        wrapped.append(left[:end].rstrip() + ("..." if last else ""))
-        left = left[end:].lstrip()
-    return wrapped or [""]
+    for characters in range(len(text) + 4, 3, -1):
+        wrapped = textwrap.wrap(text, characters, max_lines=lines, placeholder="...")
+        if all(font.getlength(line) <= width for line in wrapped):
+            return wrapped or [""]
+    return [""]
 
 
 def episode_picture(rows: Sequence[EpisodeRow], side: int = 240) -> Image.Image:
@@ -167,12 +159,9 @@ def _cells(row: EpisodeRow, columns: int) -> list[Captioned | None]:
         (overlay(image, mask, BLUE), name) for (image, mask), name in zip(supports, names, strict=True)
     ]
     cells += [None] * (columns - len(cells))
-    truth = row.query_mask
-    cells.append((row.query, "query") if truth is None else (overlay(row.query, truth, BLUE), "query, truth"))
+    cells.append((overlay(row.query, row.query_mask, BLUE), "query, truth"))
     if row.prediction is not None:
         cells.append((overlay(row.query, row.prediction, ORANGE), "query, prediction"))
     if row.attention is not None:
-        height, width = row.query.shape[:2]
-        values = cv2.resize(row.attention.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        cells.append((heatmap(np.clip(values, 0, 1)), "attention"))
+        cells.append((heatmap(row.attention), "attention"))
     return cells

@@ -47,7 +47,7 @@ def _yaml(value: object) -> str:
 def whole(least: int, example: int | None = None, most: int = MOST) -> Rule:
     """A whole number from `least` up to `most`."""
     return Rule(
-        f"a whole number of at least {least} and at most {most}",
+        f"a whole number of at least {least}{'' if most == MOST else f' and at most {most}'}",
         lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most,
         least if example is None else example,
     )
@@ -140,7 +140,8 @@ def check(
         if rule.text and isinstance(place, dict):
             place[name] = at_home(place[name])
         if not rule.holds(place[name]):
-            raise ConfigError(f"{prefix}{key}={_yaml(place[name])}, expected {rule.expected}: {advice}")
+            far = f", up to {MOST}" if isinstance(place[name], int) and place[name] > MOST else ""
+            raise ConfigError(f"{prefix}{key}={_yaml(place[name])}, expected {rule.expected}{far}: {advice}")
 
 
 def at_home(value: Any) -> Any:

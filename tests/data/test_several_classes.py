@@ -98,7 +98,6 @@ def test_an_episode_is_what_its_spec_says(voc: Voc) -> None:
         assert episode.support_mask.shape == (1, 3, 2, 33, 33)
         assert (episode.ways, episode.shots, len(episode)) == (3, 2, 1)
         assert episode.class_id.tolist() == [list(spec.classes)]
-        assert episode.support_key == (tuple(f"{source.key(i)}@33" for i, _ in spec.examples),)
         for n, (c, images) in enumerate(zip(spec.classes, spec.supports, strict=True)):
             for k, i in enumerate(images):
                 assert torch.equal(episode.support[0, n, k], data.preprocess.image(source.image(i)))

@@ -20,10 +20,6 @@ def test_the_interval_is_students(values: list[float]) -> None:
         assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_one_seed_has_no_spread() -> None:
-    assert spread([0.5]) is None
-
-
 def rows(seed: int, episodes: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     unions = rng.integers(50, 100, (2, episodes))

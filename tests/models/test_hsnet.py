@@ -307,6 +307,26 @@ def test_half_precision_stays_near() -> None:
     assert (half - exact).abs().max() < 0.1 * exact.std()
 
 
+@pytest.mark.parametrize(("stride", "kernel"), [(4, 5), (2, 3)])
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+def test_narrow_objects_in_half_precision(stride: int, kernel: int, width: int) -> None:
+    """Convolutions of oneDNN's with a stride, to a width of one, give in bfloat16 what happens to be in memory."""
+    torch.manual_seed(0)
+    conv = CentrePivot(16, 32, kernel, stride)
+    maps = torch.randn(64, 16, 16, width)
+    results = []
+    for half in (False, True):
+        conv.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = conv._across(maps)
+        out.float().square().mean().backward()
+        weight = conv.over_support.weight.grad
+        assert weight is not None
+        results.append((out.detach().float(), weight.clone()))
+    for exact, rounded in zip(*results, strict=True):
+        assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 class Strided(Backbone):
     """A backbone with one output a stage."""
 

@@ -301,9 +301,9 @@ def test_half_precision_is_for_the_backbone_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"balance": 1.5}, "balance=1.5, expected 0"),
-        ({"l2": 0.0}, "l2=0.0, expected more than 0"),
-        ({"cells": 0}, "cells=0, expected at least 1"),
+        ({"balance": 1.5}, "model.balance=1.5, expected a number of at least 0 and at most 1: set"),
+        ({"l2": 0.0}, "model.l2=0.0, expected a number above 0: set"),
+        ({"cells": 0}, "model.cells=0, expected a whole number of at least 1: set"),
         ({"features": "stage9"}, "model.features=stage9, but pixels has no such output"),
     ],
 )

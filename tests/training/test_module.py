@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from networks import episode
 from sd_aanet.comparing import Comparer
-from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError, TrainingError
 from sd_aanet.metrics import FewShotIoU
@@ -157,7 +156,7 @@ def test_keeping_features_changes_nothing_but_the_time() -> None:
     def run(keeps: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
         trained = module(network={"dropout": 0.0})
         if keeps:
-            trained.cache_features(1.0, None, Preprocess(33))
+            trained.cache_features(1.0, None)
         optimizer = torch.optim.SGD([p for p in trained.method.parameters() if p.requires_grad], lr=0.05)
         totals = []
         for batch in batches(3):

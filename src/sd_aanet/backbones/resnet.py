@@ -83,12 +83,7 @@ class ResNet(Backbone):
         output_stride: of stage 4: 8 (as in the paper), 16, or 32 (not dilated, as in classification).
     """
 
-    DEPTHS: ClassVar[dict[int, tuple[int, ...]]] = {
-        18: (2, 2, 2, 2),
-        34: (3, 4, 6, 3),
-        50: (3, 4, 6, 3),
-        101: (3, 4, 23, 3),
-    }
+    DEPTHS: ClassVar = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
     rules: ClassVar = {**Backbone.rules, "stride_on": text("auto")}
     mid = ("stage3", "stage2")
     high = "stage4"

@@ -41,12 +41,7 @@ class ViT(Dino):
     rules: ClassVar = {**Dino.rules, "norm_mid": SWITCH}
 
     def __init__(
-        self,
-        embeddings: Any,
-        blocks: nn.ModuleList,
-        norm: nn.LayerNorm,
-        norm_mid: bool = False,
-        **options: Any,
+        self, embeddings: Any, blocks: nn.ModuleList, norm: nn.LayerNorm, norm_mid: bool = False, **options: Any
     ) -> None:
         depth = len(blocks)
         output = Output(norm.normalized_shape[0], self.patch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,27 +38,7 @@ OURS = "method.backbone."
 """Where a checkpoint of ours has its backbone."""
 
 
-@dataclass(frozen=True)
-class WeightReport:
-    """What became of a weight file.
-
-    Attributes:
-        source: path or name.
-        loaded: how many tensors were loaded.
-        unused: names in the file that the backbone has no place for.
-    """
-
-    source: str
-    loaded: int
-    unused: tuple[str, ...]
-
-    def __str__(self) -> str:
-        parts = dict.fromkeys(name.partition(".")[0] for name in self.unused)
-        unused = f"; {len(self.unused)} not needed ({', '.join(f'{part}.*' for part in parts)})" if parts else ""
-        return f"backbone weights from {self.source}: {self.loaded} tensors, none missing{unused}"
-
-
-def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
+def load_backbone_weights(backbone: Backbone, source: str) -> str:
     """Load ImageNet weights into a backbone.
 
     Args:
@@ -70,7 +49,7 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
             safetensors see `read_safetensors`.
 
     Returns:
-        A report that names what was left over.
+        A line for the user, which names what was left over.
 
     Raises:
         CheckpointError: the file is missing, unreadable or unsafe, or tensors are missing or have other shapes.
@@ -100,7 +79,10 @@ def load_backbone_weights(backbone: Backbone, source: str) -> WeightReport:
         )
     fitting = {name: state[name] for name in wanted if name in state}
     backbone.load_state_dict(fitting, strict=False)
-    return WeightReport(source, len(fitting), tuple(name for name in state if name not in wanted))
+    unused = [name for name in state if name not in wanted]
+    parts = ", ".join(f"{part}.*" for part in dict.fromkeys(name.partition(".")[0] for name in unused))
+    left = f"; {len(unused)} not needed ({parts})" if unused else ""
+    return f"backbone weights from {source}: {len(fitting)} tensors, none missing{left}"
 
 
 def _some(what: str, names: list[str]) -> str:

@@ -27,6 +27,7 @@ from sd_aanet.rules import check
 from sd_aanet.settings import RULES, named
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class EpisodeDataModule(pl.LightningDataModule):
     """Episodes for training, validation and test; all arguments are primitives.
 
@@ -35,13 +36,13 @@ class EpisodeDataModule(pl.LightningDataModule):
     test take their classes in turn, and their episodes are functions of (seed, index).
 
     Args:
-        source: `_target_` (a key of `SOURCES`) and the arguments of its class but `split`.
+        source_config: `_target_` (a key of `SOURCES`) and the arguments of its class but `split`.
         fold: whose classes are novel.
         way: N, the classes of an episode.
         shot: K in training and validation.
-        test_shot: K in the test; None for `shot`.
+        test_shot: K in the test; 0 for `shot`.
         size: side of the input in training.
-        test_size: the same in validation and test; None for `size`.
+        test_size: the same in validation and test; 0 for `size`.
         resize: "squash" or "keep_aspect".
         mean, std: with which pictures are normalised, see `Preprocess`.
         augment: "none", "flip", "published" or "scale"; training only.
@@ -70,63 +71,38 @@ class EpisodeDataModule(pl.LightningDataModule):
         DataError: (from `setup`) files that are missing or do not fit, or a class with too few images.
     """
 
-    def __init__(
-        self,
-        source: dict[str, Any],
-        fold: int = 0,
-        way: int = 1,
-        shot: int = 1,
-        test_shot: int | None = None,
-        size: int = 473,
-        test_size: int | None = None,
-        resize: str = "squash",
-        mean: RGB = IMAGENET_MEAN,
-        std: RGB = IMAGENET_STD,
-        augment: str = "none",
-        batch_size: int = 4,
-        test_batch_size: int = 4,
-        episodes: int = 1000,
-        val_episodes: int = 200,
-        test_episodes: int = 1000,
-        seed: int = 0,
-        test_seed: int = 0,
-        workers: int = 0,
-        min_object_pixels: int = 2 * 32 * 32,
-        novel_in_train: Literal["background", "drop"] = "background",
-        select_on: Literal["base", "novel", "none"] = "base",
-        held_out: int = 3,
-        order: Literal["classes", "pairs"] = "classes",
-        ignore_boundary: bool = True,
-        short_classes: Literal["refuse", "skip"] = "refuse",
-        episodes_file: str | None = None,
-    ) -> None:
+    source_config: dict[str, Any]
+    fold: int = 0
+    way: int = 1
+    shot: int = 1
+    test_shot: int = 0
+    size: int = 473
+    test_size: int = 0
+    resize: str = "squash"
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+    augment: str = "none"
+    batch_size: int = 4
+    test_batch_size: int = 4
+    episodes: int = 1000
+    val_episodes: int = 200
+    test_episodes: int = 1000
+    seed: int = 0
+    test_seed: int = 0
+    workers: int = 0
+    min_object_pixels: int = 2 * 32 * 32
+    novel_in_train: Literal["background", "drop"] = "background"
+    select_on: Literal["base", "novel", "none"] = "base"
+    held_out: int = 3
+    order: Literal["classes", "pairs"] = "classes"
+    ignore_boundary: bool = True
+    short_classes: Literal["refuse", "skip"] = "refuse"
+    episodes_file: str | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.source_config = source
-        self.fold = fold
-        self.way = way
-        self.shot = shot
-        self.test_shot = shot if test_shot is None else test_shot
-        self.size = size
-        self.test_size = size if test_size is None else test_size
-        self.resize = resize
-        self.mean, self.std = mean, std
-        self.augment = augment
-        self.batch_size = batch_size
-        self.test_batch_size = test_batch_size
-        self.episodes = episodes
-        self.val_episodes = val_episodes
-        self.test_episodes = test_episodes
-        self.seed = seed
-        self.test_seed = test_seed
-        self.workers = workers
-        self.min_object_pixels = min_object_pixels
-        self.novel_in_train = novel_in_train
-        self.select_on = select_on
-        self.held_out = held_out
-        self.order = order
-        self.ignore_boundary = ignore_boundary
-        self.short_classes = short_classes
-        self.episodes_file = episodes_file
+        self.test_shot = self.test_shot or self.shot
+        self.test_size = self.test_size or self.size
         self.train_data: EpisodeDataset | None = None
         self.val_data: EpisodeDataset | None = None
         self.test_data: EpisodeDataset | None = None
@@ -144,7 +120,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage in (None, "fit") and self.train_data is None:
             self.train_data = self._train()
         if stage in (None, "fit", "validate") and self.val_data is None and self.select_on != "none":
-            self.val_data = self._validation()
+            sampler = self._sampler("val", self.classes("val").val, self.shot, self.seed, "classes")
+            self.val_data = self._evaluation(sampler, self.val_episodes)
         if stage in (None, "test") and self.test_data is None:
             self.test_data = self._test()
 
@@ -228,10 +205,6 @@ class EpisodeDataModule(pl.LightningDataModule):
         preprocess = Preprocess(self.size, self.resize, self.mean, self.std)
         return EpisodeDataset(source, sampler, preprocess, Augment(self.augment, preprocess.colour), self.episodes)
 
-    def _validation(self) -> EpisodeDataset:
-        sampler = self._sampler("val", self.classes("val").val, self.shot, self.seed, "classes")
-        return self._evaluation(sampler, self.val_episodes)
-
     def _test(self) -> EpisodeDataset:
         listed = self._listed
         if listed is not None:
@@ -287,14 +260,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
 
     def _evaluation(self, sampler: Episodes, episodes: int) -> EpisodeDataset:
-        return EpisodeDataset(
-            self.source("val"),
-            sampler,
-            self.preprocess,
-            Augment("none"),
-            episodes,
-            ignore_boundary=self.ignore_boundary,
-        )
+        source, plain = self.source("val"), Augment("none")
+        return EpisodeDataset(source, sampler, self.preprocess, plain, episodes, self.ignore_boundary)
 
     def _pixel_counts(self, split: Split) -> NDArray[np.int64]:
         if split not in self._pixels:

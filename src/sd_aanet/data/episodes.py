@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sd_aanet.data.sources.base import ImageSource
-from sd_aanet.data.transforms import Augment, Preprocess
+from sd_aanet.data.transforms import Augment, Preprocess, digest
 from sd_aanet.episode import IGNORE, Episode, joined_masks
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import Array8
@@ -150,6 +150,7 @@ class EpisodeSampler:
         return EpisodeSpec(tuple(classes[n] for n in order), query, tuple(examples[n] for n in order))
 
 
+@dataclass(eq=False)
 class EpisodeDataset(Dataset[Episode]):
     """Makes the episodes that a sampler draws; holds no state, so that workers cannot fall behind.
 
@@ -162,22 +163,12 @@ class EpisodeDataset(Dataset[Episode]):
         ignore_boundary: what is 255 in the query's mask counts nowhere; otherwise it is background.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        sampler: Episodes,
-        preprocess: Preprocess,
-        augment: Augment,
-        length: int,
-        *,
-        ignore_boundary: bool = True,
-    ) -> None:
-        self.source = source
-        self.sampler = sampler
-        self.preprocess = preprocess
-        self.augment = augment
-        self.length = length
-        self.ignore_boundary = ignore_boundary
+    source: ImageSource
+    sampler: Episodes
+    preprocess: Preprocess
+    augment: Augment
+    length: int
+    ignore_boundary: bool = True
 
     def __len__(self) -> int:
         return self.length
@@ -219,14 +210,13 @@ class EpisodeDataset(Dataset[Episode]):
             support_mask=torch.stack(masks[1:]).unflatten(0, ways)[None],
             class_id=torch.tensor([spec.classes]),
             index=torch.tensor([index]),
-            query_key=(keys[0],),
+            query_key=(keys[0].partition("/")[0],),
             support_key=(keys[1:],),
         )
 
     def _view(self, i: int, mask: Array8, seed: Sequence[int]) -> tuple[Tensor, Tensor, str]:
-        image, mask = self.preprocess.resize_pair(self.source.image(i), mask)
-        image, mask, view = self.augment(image, mask, seed)
-        key = "" if view is None else f"{self.source.key(i)}@{self.preprocess.size}{view}"
+        image, mask = self.augment(*self.preprocess.resize_pair(self.source.image(i), mask), seed)
+        key = f"{self.preprocess.key(image)}/{digest(mask)}" if self.augment.recurs else ""
         return self.preprocess.normalise(image), torch.from_numpy(mask).long(), key
 
 

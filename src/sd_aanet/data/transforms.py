@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import random
 import warnings
@@ -34,6 +35,13 @@ def _colour(zero: bool) -> Rule:
         return isinstance(value, list | tuple) and len(value) == 3 and all(map(number(0.5, zero).holds, value))
 
     return Rule("three numbers", holds, "[0.5,0.5,0.5]")
+
+
+def digest(pixels: Array8, *more: object) -> str:
+    """A name of exactly these pixels, whichever file they come from, and of what more is given."""
+    made = hashlib.sha256(repr((pixels.shape, *more)).encode())
+    made.update(np.ascontiguousarray(pixels).data)
+    return made.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ class Preprocess:
         scale = 1 / (255 * np.asarray(self.std, np.float32))
         shift = -np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         return torch.from_numpy((image * scale + shift).transpose(2, 0, 1).copy())
+
+    def key(self, image: Array8) -> str:
+        """A name of exactly what `normalise` makes of a uint8 (S, S, 3) image."""
+        return digest(image, self.mean, self.std)
 
     def image(self, image: Array8) -> Tensor:
         """A uint8 (H, W, 3) RGB image, of any size, as the network's float32 (3, S, S)."""
@@ -153,7 +165,12 @@ class Augment:
         if self.name not in AUGMENTS:
             raise ConfigError(f"augment={self.name!r}, expected one of {', '.join(AUGMENTS)}: choose one of them")
 
-    def __call__(self, image: Array8, mask: Array8, seed: Sequence[int]) -> tuple[Array8, Array8, str | None]:
+    @property
+    def recurs(self) -> bool:
+        """Whether the same view is drawn again and again, so that what is made of it is worth keeping."""
+        return self.name in ("none", "flip")
+
+    def __call__(self, image: Array8, mask: Array8, seed: Sequence[int]) -> tuple[Array8, Array8]:
         """Draw one view.
 
         Args:
@@ -162,23 +179,23 @@ class Augment:
             seed: what the draw depends on; nothing else does it depend on.
 
         Returns:
-            The image, the mask, and the view's name: "" unchanged, "/flip" flipped, None a view of its own.
+            The image and the mask.
         """
         if self.name == "none":
-            return image, mask, ""
+            return image, mask
         draw = int(np.random.SeedSequence(seed).generate_state(1)[0])
         if self.name == "flip":
             if draw % 2:
-                return image, mask, ""
-            return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1]), "/flip"
+                return image, mask
+            return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
         pipeline = _pipeline(self.name, self.fill)
         # Not set_random_seed: it gives each step the same stream, so that all of them apply or none.
         pipeline.set_random_state(np.random.default_rng(draw), random.Random(draw))
         view = pipeline(image=image, mask=mask)
         # A small object at the border can leave the picture; an episode without one teaches nothing.
         if (mask == 1).any() and not (view["mask"] == 1).any():
-            return image, mask, None
-        return view["image"], view["mask"], None
+            return image, mask
+        return view["image"], view["mask"]
 
 
 @functools.cache

@@ -20,7 +20,7 @@ def run(config: dict[str, Any]) -> Path:
         SDAANetError: whatever of it cannot work.
     """
     data = EpisodeDataModule(
-        source=dict(config["dataset"]["source"]),
+        dict(config["dataset"]["source"]),
         **data_settings(config),
         test_seed=config["seed"],
         test_episodes=config["episodes"],

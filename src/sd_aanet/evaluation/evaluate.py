@@ -96,17 +96,19 @@ def evaluate(
     rows = {name: torch.cat(some).cpu().numpy() for name, some in tester.rows.items()}  # (E * N, 8) each
     headline, *others = resolutions
     order = np.lexsort((rows[headline][:, 1], rows[headline][:, 0]))  # by list, then by place in it, then as they were
-    counts = len(next(iter(lists.values()))) * data.way
-    seeds = {
-        name: [
-            results.of_seed(seed, specs, some[order][i * counts : (i + 1) * counts, 1:], source)
-            for i, (seed, specs) in enumerate(lists.items())
-        ]
+    rows = {name: some[order] for name, some in rows.items()}
+    first = rows[headline][: len(lists[protocol.seed]) * data.way]
+    scores = {
+        name: results.summary(
+            [results.of_seed(seed, specs, some[some[:, 0] == seed], source) for seed, specs in lists.items()],
+            some,
+            source.classes,
+        )
         for name, some in rows.items()
     }
     result = {
-        **results.summary(seeds[headline]),
-        "also": {name: results.summary(seeds[name]) for name in others},
+        **scores[headline],
+        "also": {name: scores[name] for name in others},
         "episodes": len(episodes),
         "confusion": results.confusion_table(tester.confusion, source.classes),
         "protocol": _switches(data, trained, protocol),
@@ -120,14 +122,13 @@ def evaluate(
         "training": trained.training,
         "versions": results.versions(),
     }
-    first = seeds[headline][0].rows
     tester.to(trainer.strategy.root_device)  # from which the end of a test has taken it
     with trainer.precision_plugin.forward_context():
         _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")
-    results.write_episodes(seeds, source.classes, out)
+    results.write_episodes(rows, lists, source, out)
     embeddings = torch.cat(tester.embeddings).cpu().numpy() if tester.embeddings else np.zeros((0, 0), np.float32)
     if len(embeddings) == len(order):
-        results.write_prototypes(first[:, 1], embeddings[order][:counts], out)
+        results.write_prototypes(first[:, 2], embeddings[order][: len(first)], out)
     return result
 
 
@@ -169,7 +170,7 @@ def _draw_episodes(
 ) -> None:
     """The best, the median and the worst episode of a list by foreground IoU, segmented again for a picture."""
     ways = len(specs[0].classes)
-    sums = rows[:, 2:4].reshape(len(specs), ways, 2).sum(1)  # of all classes of an episode
+    sums = rows[:, 3:5].reshape(len(specs), ways, 2).sum(1)  # of all classes of an episode
     iou = sums[:, 0] / np.maximum(sums[:, 1], 1)
     order = np.argsort(iou, kind="stable")
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sd_aanet.data.sources.base import ImageSource
-from sd_aanet.data.transforms import Preprocess
+from sd_aanet.data.transforms import Preprocess, digest
 from sd_aanet.episode import IGNORE, Batch
 from sd_aanet.evaluation.plan import Step
 
@@ -25,7 +25,8 @@ class LabelledPictures(Batch):
         images: (N, 3, S, S) float32, RGB, normalised as the backbone wants it.
         masks: (M, S, S) int64; 1 = the class, 0 = everything else, 255 = ignore.
         truths: M masks (H, W) uint8, each of its picture's own size.
-        keys: N names, each of the exact pixels of one view of an image.
+        keys: N names, each of exactly an image's pixels.
+        mask_keys: M names, each of exactly an image's and its mask's pixels.
     """
 
     step: int
@@ -33,8 +34,10 @@ class LabelledPictures(Batch):
     masks: Tensor
     truths: tuple[Tensor, ...]
     keys: tuple[str, ...]
+    mask_keys: tuple[str, ...]
 
 
+@dataclass(eq=False)
 class StepDataset(Dataset[LabelledPictures]):
     """Loads the pictures of each step.
 
@@ -45,13 +48,10 @@ class StepDataset(Dataset[LabelledPictures]):
         ignore_boundary: what is 255 in a query's mask counts nowhere; otherwise it is background.
     """
 
-    def __init__(
-        self, source: ImageSource, steps: Sequence[Step], preprocess: Preprocess, ignore_boundary: bool = True
-    ) -> None:
-        self.source = source
-        self.steps = steps
-        self.preprocess = preprocess
-        self.ignore_boundary = ignore_boundary
+    source: ImageSource
+    steps: Sequence[Step]
+    preprocess: Preprocess
+    ignore_boundary: bool = True
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -63,7 +63,7 @@ class StepDataset(Dataset[LabelledPictures]):
             DataError: an image or mask cannot be read.
         """
         step = self.steps[i]
-        images, masks, truths = [], [], []
+        images, masks, truths, keys, mask_keys = [], [], [], [], []
         for place, classes in zip(step.images, step.classes, strict=True):
             picture = self.source.image(place)
             for class_id in classes:
@@ -71,8 +71,12 @@ class StepDataset(Dataset[LabelledPictures]):
                 if step.episodes and not self.ignore_boundary:
                     truth = np.where(truth == IGNORE, 0, truth).astype(np.uint8)
                 image, mask = self.preprocess.resize_pair(picture, truth)
+                key = self.preprocess.key(image)
+                mask_keys.append(f"{key}/{digest(mask)}")
                 masks.append(torch.from_numpy(mask).long())
                 truths.append(torch.from_numpy(truth))
             images.append(self.preprocess.normalise(image))
-        keys = tuple(f"{self.source.key(place)}@{self.preprocess.size}" for place in step.images)
-        return LabelledPictures(i, torch.stack(images), torch.stack(masks), tuple(truths), keys)
+            keys.append(key)
+        return LabelledPictures(
+            i, torch.stack(images), torch.stack(masks), tuple(truths), tuple(keys), tuple(mask_keys)
+        )

@@ -6,7 +6,6 @@ import csv
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,74 +32,45 @@ COLUMNS = ("resolution", "seed", "index", "class_id", "class", "query", *COUNTS)
 SCORES = ("miou", "fb_iou", "foreground_iou", "background_iou")
 
 
-@dataclass(frozen=True)
-class SeedScores:
-    """What one list of episodes gave at one resolution.
-
-    Attributes:
-        seed: of the list.
-        episodes: the list's digest.
-        scores: mIoU, FB-IoU and foreground and background IoU, in [0, 1].
-        classes: {name: (IoU, number of episodes)}.
-        rows: (E * N, 7) int64, see `of_seed`.
-        queries: the key of each row's query.
-    """
-
-    seed: int
-    episodes: str
-    scores: dict[str, float]
-    classes: dict[str, tuple[float, int]]
-    rows: NDArray[np.int64]
-    queries: list[str]
-
-
-def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], source: ImageSource) -> SeedScores:
-    """The scores of a list of episodes.
+def of_seed(seed: int, specs: Sequence[EpisodeSpec], rows: NDArray[np.int64], source: ImageSource) -> Result:
+    """The scores of a list of episodes at one resolution, in [0, 1], of each class by name, too; and its digest.
 
     Args:
         seed: of the list.
         specs: its episodes.
-        rows: (E * N, 7) int64: index, class id, and `episode_counts`, in the order of the list, classes innermost.
+        rows: (E * N, 8) int64: seed, index, class id, and `episode_counts`.
         source: the images.
     """
-    sums, episodes = class_sums(torch.from_numpy(rows[:, 2:]), torch.from_numpy(rows[:, 1]), len(source.classes))
-    iou = class_iou(sums, episodes)
-    return SeedScores(
-        seed=seed,
-        episodes=digest(source, specs),
-        scores={name: float(value) for name, value in scores(sums, episodes).items()},
-        classes={
-            source.classes[c - 1]: (float(iou[c]), int(episodes[c])) for c in torch.nonzero(episodes)[:, 0].tolist()
-        },
-        rows=rows,
-        queries=[source.key(spec.query) for spec in specs for _ in spec.classes],
-    )
+    sums, episodes = class_sums(torch.from_numpy(rows[:, 3:]), torch.from_numpy(rows[:, 2]), len(source.classes))
+    iou, there = class_iou(sums, episodes), torch.nonzero(episodes)[:, 0].tolist()
+    return {
+        "seed": seed,
+        "episodes": digest(source, specs),
+        **{name: float(value) for name, value in scores(sums, episodes).items()},
+        "classes": {source.classes[c - 1]: float(iou[c]) for c in there},
+    }
 
 
-def summary(seeds: Sequence[SeedScores]) -> Result:
-    """Means over seeds, their spread, and each seed's own scores."""
-    means = {name: float(np.mean([s.scores[name] for s in seeds])) for name in SCORES}
-    spreads = {name: spread([s.scores[name] for s in seeds]) for name in ("miou", "fb_iou")}
-    names = list(dict.fromkeys(name for s in seeds for name in s.classes))
+def summary(seeds: Sequence[Result], rows: NDArray[np.int64], classes: Sequence[str]) -> Result:
+    """Means over seeds, their spread, and each seed's own scores.
+
+    Args:
+        seeds: of each list of episodes, see `of_seed`.
+        rows: of all of them.
+        classes: the names of classes 1..C.
+    """
+    means = {name: float(np.mean([s[name] for s in seeds])) for name in SCORES}
+    episodes = np.bincount(rows[:, 2], minlength=len(classes) + 1)[1:].tolist()
+    of_class = {name: [s["classes"][name] for s in seeds if name in s["classes"]] for name in classes}
     return {
         **means,
-        "spread": spreads if len(seeds) > 1 else None,
+        "spread": {n: spread([s[n] for s in seeds]) for n in ("miou", "fb_iou")} if len(seeds) > 1 else None,
         "classes": {
-            name: {
-                "iou": float(np.mean([s.classes[name][0] for s in seeds if name in s.classes])),
-                "episodes": sum(s.classes[name][1] for s in seeds if name in s.classes),
-            }
-            for name in names
+            name: {"iou": float(np.mean(of_class[name])), "episodes": count}
+            for name, count in zip(classes, episodes, strict=True)
+            if count
         },
-        "seeds": [
-            {
-                "seed": s.seed,
-                "episodes": s.episodes,
-                **s.scores,
-                "classes": {n: iou for n, (iou, _) in s.classes.items()},
-            }
-            for s in seeds
-        ],
+        "seeds": seeds,
     }
 
 
@@ -134,15 +104,17 @@ def write_result(result: Result, out: Path) -> None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def write_episodes(seeds: Mapping[str, Sequence[SeedScores]], classes: Sequence[str], out: Path) -> None:
-    """Write episodes.csv: the counts of every episode at each resolution."""
+def write_episodes(
+    rows: Mapping[str, NDArray[np.int64]], lists: Mapping[int, Sequence[EpisodeSpec]], source: ImageSource, out: Path
+) -> None:
+    """Write episodes.csv: the counts of every episode, see `of_seed`, at each resolution; `lists` by their seeds."""
     with written_whole(out / "episodes.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for resolution, lists in seeds.items():
-            for one in lists:
-                for (index, class_id, *counts), query in zip(one.rows.tolist(), one.queries, strict=True):
-                    writer.writerow([resolution, one.seed, index, class_id, classes[class_id - 1], query, *counts])
+        for resolution, some in rows.items():
+            for seed, index, class_id, *counts in some.tolist():
+                name, query = source.classes[class_id - 1], source.key(lists[seed][index].query)
+                writer.writerow([resolution, seed, index, class_id, name, query, *counts])
 
 
 def write_prototypes(class_id: NDArray[np.int64], prototypes: NDArray[np.float32], out: Path) -> None:

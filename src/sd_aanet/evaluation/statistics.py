@@ -14,14 +14,12 @@ _CHUNK = 500
 """Resamples at once: weights of 1000 episodes take 8 kB each."""
 
 
-def spread(values: Sequence[float]) -> dict[str, object] | None:
-    """Of the results of several seeds: the sample standard deviation, and the 95 % interval of the mean (Student's t).
+def spread(values: Sequence[float]) -> dict[str, object]:
+    """Of the results of two seeds or more: the sample standard deviation, and the 95 % interval of the mean.
 
     Returns:
-        {"sd": float, "interval": [low, high]}; None for fewer than two values.
+        {"sd": float, "interval": [low, high]}, the latter by Student's t.
     """
-    if len(values) < 2:
-        return None
     mean, half = float(np.mean(values)), half_interval(values)
     return {"sd": float(np.std(values, ddof=1)), "interval": [mean - half, mean + half]}
 

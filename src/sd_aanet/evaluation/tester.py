@@ -100,7 +100,7 @@ class EpisodeTester(pl.LightningModule):
         self.batch = batch
         self.budget = budget
         kinds = ("image",) if folder is None else KINDS
-        cache = FeatureCache(method, budget / 2, folder, str(preprocess), kinds)
+        cache = FeatureCache(method, budget / 2, folder, kinds)
         self.comparers = [Comparer(method, cache) for _ in range(len(self.views.scales) * (1 + self.views.flip))]
         self.steps: Sequence[Step] = ()
         self.rows: dict[str, list[Tensor]] = {name: [] for name in self.resolutions}
@@ -154,7 +154,7 @@ class EpisodeTester(pl.LightningModule):
         if not step.episodes:
             rows = [row for row, classes in enumerate(step.classes) for _ in classes]  # of the picture of each mask
             for comparer, (view, _) in views:
-                comparer.add_supports(step.pairs, view.images, view.masks, view.keys, [c for _, c in step.pairs], rows)
+                comparer.add_supports(step.pairs, view.images, view.masks, view.keys, view.mask_keys, rows)
             return
         side = pictures.images.shape[-1]
         rows_of = {image: row for row, image in enumerate(step.images)}
@@ -192,11 +192,15 @@ def _scaled(pictures: LabelledPictures, side: int) -> LabelledPictures:
     if side == pictures.images.shape[-1]:
         return pictures
     masks = F.interpolate(pictures.masks[:, None].float(), (side, side), mode="nearest-exact")[:, 0].long()
-    keys = tuple(f"{key}@{side}" for key in pictures.keys)
-    return replace(pictures, images=resize(pictures.images, side), masks=masks, keys=keys)
+    return replace(_renamed(pictures, f"@{side}"), images=resize(pictures.images, side), masks=masks)
 
 
 def _flipped(pictures: LabelledPictures) -> LabelledPictures:
     """Pictures and masks flipped left to right; their keys tell so."""
-    keys = tuple(f"{key}/flip" for key in pictures.keys)
-    return replace(pictures, images=pictures.images.flip(-1), masks=pictures.masks.flip(-1), keys=keys)
+    return replace(_renamed(pictures, "/flip"), images=pictures.images.flip(-1), masks=pictures.masks.flip(-1))
+
+
+def _renamed(pictures: LabelledPictures, view: str) -> LabelledPictures:
+    """Pictures whose keys tell of a view of them."""
+    keys, mask_keys = (tuple(f"{key}{view}" for key in names) for names in (pictures.keys, pictures.mask_keys))
+    return replace(pictures, keys=keys, mask_keys=mask_keys)

@@ -44,6 +44,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
             `merge_ways` brings together.
         least_batch: episodes on a device that a training step needs.
         masks_features: whether it has `masked_features`.
+        loss_weights: the weight of each of the `losses` in their sum; 1 for those that are not named.
         output_stride: of the backbone; without effect on those that have but one.
         rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
@@ -56,6 +57,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
     masks_features: bool = False
+    loss_weights: Mapping[str, float] = {}
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -73,12 +75,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What a table calls the method, its variant and its ablations in it."""
-
-    @property
-    def loss_weights(self) -> Mapping[str, float]:
-        """The weight of each of the `losses` in their sum; 1 for those that are not named."""
-        return {}
+        """What a table calls the method, its variant and its ablations in it; an attribute where that is constant."""
 
     @abstractmethod
     def image_features(self, images: Tensor) -> F:

@@ -15,6 +15,7 @@ from sd_aanet.episode import Episode, Prediction, Rows
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import FewShotMethod
 from sd_aanet.models.parts.centre_pivot import CentrePivot, Patch
+from sd_aanet.models.parts.features import Maps
 from sd_aanet.models.parts.functional import cross_entropy, resize, share_of, wide
 
 STRIDES = (8, 16, 32)
@@ -55,14 +56,7 @@ class Shots(Rows):
     shots: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class PairLogits(Rows):
-    """What each of N examples alone says of a query: (N, 2, h, w), in float32 or wider."""
-
-    logits: Tensor
-
-
-class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, PairLogits]):
+class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, Maps]):
     """Hypercorrelation squeeze: dense comparison with every example, K of them by vote.
 
     Args:
@@ -74,6 +68,7 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, PairLogits]):
     """
 
     name = "hsnet"
+    label = "HSNet"
     output_stride = 32
 
     def __init__(self, backbone: Backbone) -> None:
@@ -83,10 +78,6 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, PairLogits]):
         self._channels = [[backbone.outputs[name].channels for name in level] for level in self.taps]
         backbone.keep(wanted)
         self.head = Head(self._channels)
-
-    @property
-    def label(self) -> str:
-        return "HSNet"
 
     def image_features(self, images: Tensor) -> Levels:
         outputs = self.backbone(images, [name for level in self.taps for name in level])
@@ -123,19 +114,22 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, PairLogits]):
     def support_set(self, supports: Supports, shots: int) -> Shots:
         return Shots((shots,) * (len(supports) // shots))
 
-    def pair(self, queries: Levels, rows: Sequence[int], supports: Supports) -> PairLogits:
-        """See `FewShotMethod.pair`; the whole head, and on a CPU one pair after another, which is kind to its cache."""
+    def pair(self, queries: Levels, rows: Sequence[int], supports: Supports) -> Maps:
+        """See `FewShotMethod.pair`; the whole head: logits (N, 2, h, w) of each example alone, in float32 or wider.
+
+        On a CPU one pair after another, which is kind to its cache.
+        """
         together = len(rows) if torch.is_grad_enabled() or queries.fine.is_cuda else 1
         parts = [
             self.head(queries, rows[i : i + together], supports.patches[i : i + together])
             for i in range(0, len(rows), together)
         ]
-        return PairLogits(torch.cat(parts))
+        return Maps(torch.cat(parts))
 
-    def compare(self, queries: Levels, sets: Shots, pairs: PairLogits | None, size: tuple[int, int]) -> Prediction:
+    def compare(self, queries: Levels, sets: Shots, pairs: Maps | None, size: tuple[int, int]) -> Prediction:
         """See `FewShotMethod.compare`; of several shots the votes, which have no gradient, so in training the mean."""
         assert pairs is not None
-        logits = resize(pairs.logits, size).unflatten(0, (-1, sets.shots[0]))  # (B, K, 2, H, W)
+        logits = resize(pairs.maps, size).unflatten(0, (-1, sets.shots[0]))  # (B, K, 2, H, W)
         if self.training or sets.shots[0] == 1:
             return Prediction(logits.mean(1))
         return Prediction(vote(logits))

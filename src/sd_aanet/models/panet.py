@@ -65,25 +65,17 @@ class PANet(Mapped[Prototypes, Prototypes]):
     joint = True
 
     def __init__(
-        self,
-        backbone: Backbone,
-        channels: int = 512,
-        project: bool = True,
-        loss: Mapping[str, float] | None = None,
+        self, backbone: Backbone, channels: int = 512, project: bool = True, loss: Mapping[str, float] | None = None
     ) -> None:
         super().__init__(backbone)
         inputs = sum(backbone.outputs[name].channels for name in self.features)
         self.project = nn.Conv2d(inputs, channels, 1, bias=False) if project else nn.Identity()
         self.trains = project or backbone.trainable
-        self._weights = {"alignment": 1.0} | dict(loss or {})
+        self.loss_weights = {"alignment": 1.0} | dict(loss or {})
 
     @property
     def label(self) -> str:
         return "PANet" if isinstance(self.project, nn.Conv2d) else "PANet, not projected"
-
-    @property
-    def loss_weights(self) -> Mapping[str, float]:
-        return self._weights
 
     def encode_query(self, features: Maps, masked: Any) -> Maps:
         return Maps(self.project(features.maps))

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
-from sd_aanet.errors import ConfigError
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import resize, share_of
-from sd_aanet.rules import SWITCH, number, or_null, texts, whole
+from sd_aanet.rules import SWITCH, check, number, or_null, texts, whole
 
 BIAS = 3.0
 """The constant beside the features, whose weight makes the bias: so it is held back nine times less than the weights.
@@ -72,12 +71,13 @@ class Probe(Mapped[Cells, Classifiers]):
     """
 
     name = "probe"
+    label = "probe"
     rules: ClassVar = {
         "features": or_null(texts("[stage3,stage2]")),
         "normalise": SWITCH,
-        "balance": number(0.75),
-        "l2": number(1.0),
+        "balance": number(0.75, most=1),
         "cells": whole(1, 20000),
+        "l2": number(1.0, zero=False),  # without it, what can be separated has no optimum
     }
     trains = False
     adapts = True
@@ -92,19 +92,10 @@ class Probe(Mapped[Cells, Classifiers]):
         cells: int = 20_000,
     ) -> None:
         super().__init__(backbone, features, normalise)
-        if not 0 <= balance <= 1:
-            raise ConfigError(f"balance={balance}, expected 0 (all cells alike) to 1 (object and background alike)")
-        if not l2 > 0:
-            raise ConfigError(f"l2={l2}, expected more than 0: without it, what can be separated has no optimum")
-        if cells < 1:
-            raise ConfigError(f"cells={cells}, expected at least 1: 20000 is three pictures of 641 pixels a side")
+        check({"balance": balance, "l2": l2, "cells": cells}, self.rules, "model.")
         self.balance = balance
         self.l2 = l2
         self.cells = cells
-
-    @property
-    def label(self) -> str:
-        return "probe"
 
     def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Cells:
         shares = torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)  # (N, 2, h, w)

@@ -37,6 +37,7 @@ class CosinePrototype(Mapped[Prototypes, Prototypes]):
     """
 
     name = "prototype"
+    label = "prototype"
     trains = False
     rules: ClassVar = {"features": or_null(texts("[stage3,stage2]")), "normalise": SWITCH}
 
@@ -44,10 +45,6 @@ class CosinePrototype(Mapped[Prototypes, Prototypes]):
         self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False
     ) -> None:
         super().__init__(backbone, features or backbone.mid[:1], normalise)
-
-    @property
-    def label(self) -> str:
-        return "prototype"
 
     def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Prototypes:
         """See `FewShotMethod.encode_support`; a prototype of the background, then one of the class."""

@@ -6,14 +6,14 @@ import csv
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.leakage import leaked_classes
@@ -22,11 +22,13 @@ from sd_aanet.training.plots import Series, read_metrics
 
 Settings = dict[str, Any]
 Prototypes = tuple[NDArray[np.float32], NDArray[np.int64]]
+Episodes = Mapping[str, NDArray[Any]]
+"""Columns of episodes.csv: "class" names, `COUNTS` numbers."""
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-NEEDED = ("checkpoint", "episodes", "precision", "seconds", "trains", "versions")
+NEEDED = ("backbone", "checkpoint", "episodes", "label", "network", "precision", "seconds", "trains", "versions")
 NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed", "way")
-"""What a result has beside its scores, its network and its training."""
+"""What a result has beside its scores and its training."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
@@ -36,85 +38,23 @@ def fold_name(fold: int) -> str:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores of one run at one resolution, in [0, 1].
-
-    Attributes:
-        means: "miou" and "fb_iou", means over the evaluation seeds.
-        seeds: the same for each evaluation seed.
-        classes: IoU of each class by name.
-    """
-
-    means: Mapping[str, float]
-    seeds: Mapping[int, Mapping[str, float]]
-    classes: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Test episodes of one run at its headline resolution: int64 arrays (N,), in pixels but for `seed` and `class_id`.
-
-    Attributes:
-        seed: of the list that each is of.
-        area: of the image, without ignored pixels.
-        object: true foreground.
-        names: class id -> class name.
-    """
-
-    seed: NDArray[np.int64]
-    class_id: NDArray[np.int64]
-    intersection: NDArray[np.int64]
-    union: NDArray[np.int64]
-    area: NDArray[np.int64]
-    object: NDArray[np.int64]
-    names: Mapping[int, str]
-
-
-@dataclass(frozen=True)
 class Run:
-    """One training or evaluation.
+    """One training or evaluation. What stands beside its result is read when it is asked for.
 
     Attributes:
         name: its folder, from the folder that was searched.
         folder: its folder.
         result: all of result.json.
-        headline: scores at `resolution`.
-        also: scores at further resolutions.
-        recipe: what its training's config.yaml has that sets it apart and that its result does not name.
-        episodes: its test episodes; None without episodes.csv.
-        prototypes: (N, C) float32 of test episodes, and their class ids (N,); None without prototypes.npz.
-        curves: {metric: (steps, values)} of the training; empty without one.
     """
 
     name: str
     folder: Path
     result: Settings
-    headline: Scores
-    also: Mapping[str, Scores]
-    recipe: Settings
-    episodes: Episodes | None = None
-    prototypes: Prototypes | None = None
-    curves: Series = field(default_factory=dict)
 
     @property
     def protocol(self) -> Settings:
         """Every switch of the evaluation."""
         return dict(self.result["protocol"])
-
-    @property
-    def network(self) -> Settings:
-        """What the network was built from."""
-        return dict(self.result["network"])
-
-    @property
-    def label(self) -> str:
-        """What the method calls itself, its variant and its ablations in it."""
-        return str(self.result["label"])
-
-    @property
-    def backbone(self) -> str:
-        """What its backbone calls itself."""
-        return str(self.result["backbone"])
 
     @property
     def training(self) -> Settings:
@@ -153,12 +93,84 @@ class Run:
         """The digest of each list of episodes, by its seed."""
         return {int(seed["seed"]): str(seed["episodes"]) for seed in self.result["seeds"]}
 
+    def scores(self, resolution: str) -> Settings:
+        """What it scored at a resolution, as evaluation.results.summary has it."""
+        return cast(Settings, self.result if resolution == self.resolution else self.result["also"][resolution])
+
+    @cached_property
+    def recipe(self) -> Settings:
+        """What the config.yaml of its training, here or beside the checkpoint, has that its result does not name."""
+        checkpoint = self.result["checkpoint"]
+        places = [self.folder, *([Path(checkpoint).parent.parent] if checkpoint else [])]
+        for config in (place / "config.yaml" for place in places):
+            if config.is_file():
+                try:
+                    saved = dict(flat(cast(Settings, OmegaConf.to_container(OmegaConf.load(config)))))
+                except Exception as error:  # the system's, YAML's or OmegaConf's
+                    line = " ".join(str(error).split())
+                    raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
+                own = dict.fromkeys([*named("recipe"), *(key for key in saved if key.startswith("optimizer."))])
+                return {key: saved[key] for key in own if saved.get(key) is not None and key != "optimizer.lr"}
+        return {}
+
+    @cached_property
+    def episodes(self) -> Episodes | None:
+        """Its test episodes at its headline resolution; None without episodes.csv.
+
+        Raises:
+            DataError: the file is damaged, or does not have as many episodes as the result.
+        """
+        path = self.folder / "episodes.csv"
+        if not path.is_file():
+            return None
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *lines = csv.reader(file, strict=True)
+            columns = dict(zip(header, zip(*lines, strict=True), strict=True))
+            kept = ~np.isin(columns["resolution"], list(self.result["also"]))
+            episodes = {name: np.array(columns[name])[kept] for name in ("class", *COUNTS)}
+            episodes |= {name: episodes[name].astype(np.int64) for name in COUNTS}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            what = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
+        expected = self.result["episodes"] * int(self.protocol["way"])  # a row an episode and class
+        if (found := len(episodes["union"])) != expected:
+            raise DataError(f"'{path}' holds {found} rows, expected the {expected} of result.json beside it: {AGAIN}")
+        return episodes
+
+    @cached_property
+    def prototypes(self) -> Prototypes | None:
+        """(N, C) float32 of test episodes, and their class ids (N,); None without prototypes.npz."""
+        path = self.folder / "prototypes.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                prototype, class_id = arrays["prototype"].astype(np.float32), arrays["class_id"].astype(np.int64)
+            if prototype.ndim != 2 or class_id.shape != prototype.shape[:1]:
+                raise ValueError(f"shapes {prototype.shape} and {class_id.shape}")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"'{path}' holds no prototypes (N, C) with class ids (N,) ({error}): {AGAIN}") from None
+        finite = np.isfinite(prototype).all(1)  # float16 ends at 65504
+        return prototype[finite], class_id[finite]
+
+    @cached_property
+    def curves(self) -> Series:
+        """{metric: (steps, values)} of the training; empty without one."""
+        try:
+            return read_metrics(self.folder)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise DataError(
+                f"'{self.folder / 'logs'}' has a metrics.csv that cannot be read to its end ({error}): move it away to "
+                "do without its curves"
+            ) from None
+
 
 def read_runs(folder: Path) -> list[Run]:
-    """Every run with a result under a folder, with what stands beside it, ordered by path.
+    """Every run with a result under a folder, ordered by path.
 
     Raises:
-        DataError: no such folder, no result in it, or a file in it that is damaged or none of ours.
+        DataError: no such folder, no result in it, or one that is damaged or none of ours.
     """
     if not folder.is_dir():
         raise DataError(f"folder '{folder}' does not exist: give the folder of a sweep, a training or an evaluation")
@@ -170,15 +182,11 @@ def read_runs(folder: Path) -> list[Run]:
             f"folder '{folder}' holds no result.json at any depth{why}: give the folder of a sweep, a training or "
             "an evaluation that has finished"
         )
-    runs = [read_run(path, folder) for path in paths]
-    return [
-        replace(run, episodes=read_episodes(run), prototypes=_read_prototypes(run), curves=_read_curves(run))
-        for run in tqdm(runs, desc="reading", unit="run", leave=False, disable=None)
-    ]
+    return [read_run(path, folder) for path in paths]
 
 
 def read_run(path: Path, root: Path) -> Run:
-    """A result.json, checked, without what stands beside it.
+    """A result.json, checked.
 
     Args:
         path: of the file.
@@ -192,13 +200,14 @@ def read_run(path: Path, root: Path) -> Run:
     except (OSError, ValueError) as error:
         raise DataError(f"'{path}' is not readable JSON ({error}): {AGAIN}") from None
     try:
-        headline = _scores(result)
-        also = {str(name): _scores(scores) for name, scores in result["also"].items()}
-        run = Run(path.parent.relative_to(root).as_posix(), path.parent, result, headline, also, _recipe(path, result))
+        run = Run(path.parent.relative_to(root).as_posix(), path.parent, result)
         known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
+        known.append(Path(result["checkpoint"] or ""))
         known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
-        known += [run.label, run.backbone, run.network]
         known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
+        for scores in (result, *result["also"].values()):
+            known += [float(each[name]) for each in (scores, *scores["seeds"]) for name in SCORES]
+            known += [float(entry["iou"]) for entry in scores["classes"].values()]
         if run.fold < 0 and run.protocol["fold"] is not None:
             raise ValueError(f"fold {run.fold}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -209,89 +218,9 @@ def read_run(path: Path, root: Path) -> Run:
     return run
 
 
-def _scores(values: Settings) -> Scores:
-    return Scores(
-        {name: float(values[name]) for name in SCORES},
-        {int(seed["seed"]): {name: float(seed[name]) for name in SCORES} for seed in values["seeds"]},
-        {str(name): float(entry["iou"]) for name, entry in values["classes"].items()},
-    )
-
-
-def _recipe(path: Path, result: Settings) -> Settings:
-    """The recipe from the training's config.yaml: the run's own, or that beside the checkpoint it evaluated."""
-    checkpoint = result["checkpoint"]
-    places = [path.parent, *([Path(checkpoint).parent.parent] if checkpoint else [])]
-    for config in (place / "config.yaml" for place in places):
-        if config.is_file():
-            try:
-                saved = dict(flat(cast(Settings, OmegaConf.to_container(OmegaConf.load(config)))))
-            except Exception as error:  # the system's, YAML's or OmegaConf's
-                line = " ".join(str(error).split())
-                raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
-            own = [*named("recipe"), *(key for key in saved if key.startswith("optimizer.") and key != "optimizer.lr")]
-            return {key: saved[key] for key in own if saved.get(key) is not None}
-    return {}
-
-
 def read_failures(folder: Path) -> dict[str, str]:
     """What is known of jobs that failed: name -> text of failures/<name>.txt, which sweeps at any depth leave."""
     return {
         (path.parent.parent / path.stem).relative_to(folder).as_posix(): path.read_text("utf-8", "replace").strip()
         for path in sorted(folder.glob("**/failures/*.txt"))
     }
-
-
-def read_episodes(run: Run) -> Episodes | None:
-    """What episodes.csv beside a result holds; None where it is not there.
-
-    Raises:
-        DataError: the file is damaged, or does not have as many episodes as the result.
-    """
-    path = run.folder / "episodes.csv"
-    if not path.is_file():
-        return None
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file, strict=True)
-        columns = dict(zip(header, zip(*lines, strict=True), strict=True))
-        kept = ~np.isin(columns["resolution"], list(run.also))
-        counts = {name: np.array(columns[name]).astype(np.int64)[kept] for name in COUNTS}
-        names = dict(zip(counts["class_id"].tolist(), np.array(columns["class"])[kept].tolist(), strict=True))
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        what = f"no column {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
-    expected = run.result["episodes"] * int(run.protocol["way"])  # a row an episode and class
-    if len(counts["union"]) != expected:
-        raise DataError(
-            f"'{path}' holds {len(counts['union'])} rows, expected the {expected} of result.json beside it: {AGAIN}"
-        )
-    area = counts["union"] + counts["background_intersection"]
-    seed, class_id, intersection, union, true = (
-        counts[name] for name in ("seed", "class_id", "intersection", "union", "object")
-    )
-    return Episodes(seed, class_id, intersection, union, area, true, names)
-
-
-def _read_prototypes(run: Run) -> Prototypes | None:
-    path = run.folder / "prototypes.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            prototype, class_id = arrays["prototype"].astype(np.float32), arrays["class_id"].astype(np.int64)
-        if prototype.ndim != 2 or class_id.shape != prototype.shape[:1]:
-            raise ValueError(f"shapes {prototype.shape} and {class_id.shape}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"'{path}' holds no prototypes (N, C) with class ids (N,) ({error}): {AGAIN}") from None
-    finite = np.isfinite(prototype).all(1)  # float16 ends at 65504
-    return prototype[finite], class_id[finite]
-
-
-def _read_curves(run: Run) -> Series:
-    try:
-        return read_metrics(run.folder)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(
-            f"'{run.folder / 'logs'}' has a metrics.csv that cannot be read to its end ({error}): move it away to do "
-            "without its curves"
-        ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,8 @@ from numpy.typing import NDArray
 from sd_aanet.arguments import Parser
 from sd_aanet.errors import DataError
 from sd_aanet.evaluation.statistics import interval, mean_iou, paired_differences
-from sd_aanet.files import written_out
-from sd_aanet.report.collect import AGAIN, Run, fold_name, read_episodes, read_run
+from sd_aanet.report.collect import AGAIN, Run, fold_name, read_run
 from sd_aanet.report.rows import switches
-
-Key = tuple[str, ...]
-"""What two results have to share to be compared: data set, fold, shot, and the seed of the training."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +46,21 @@ def main(argv: list[str]) -> int:
     parser = Parser("sd-aanet compare", description=f"{__doc__} Each is a result.json, or a folder that holds some.")
     parser.add_argument("a", type=Path, help="the one, such as runs/sweeps/baseline")
     parser.add_argument("b", type=Path, help="the other; the difference is its scores minus those of the first")
-    parser.add_argument("--out", type=Path, help="a JSON file that the differences are written to as well")
     given = parser.parse_args(argv)
     differences = compare(given.a, given.b)
-    width = max(len(_name(key)) for key in differences)
+    width = max(map(len, differences))
     print(f"mIoU in points, B minus A; 95 % of 10,000 paired resamples of the episodes; * the interval excludes 0\n"
           f"{'':<{width}}{'A':>8}{'B':>8}{'B - A':>9}   interval")  # fmt: skip
     for key, difference in differences.items():
-        print(f"{_name(key):<{width}}{difference}")
+        print(f"{key:<{width}}{difference}")
     if len(differences) > 1:
         print(f"{'mean':<{width}}{_mean(list(differences.values()))}")
     for line in _not_shared(differences.values()):
         print(line)
-    if given.out is not None:
-        _write(differences, given.out)
     return 0
 
 
-def compare(a: Path, b: Path) -> dict[Key, Difference]:
+def compare(a: Path, b: Path) -> dict[str, Difference]:
     """The differences of all results that two folders, or files, have in common.
 
     Raises:
@@ -79,7 +72,7 @@ def compare(a: Path, b: Path) -> dict[Key, Difference]:
     common = [key for key in ones if key in others]
     if not common:
         raise DataError(
-            f"'{a}' ({'; '.join(map(_name, ones))}) and '{b}' ({'; '.join(map(_name, others))}) have no fold, shot and "
+            f"'{a}' ({'; '.join(ones)}) and '{b}' ({'; '.join(others)}) have no fold, shot and "
             "seed in common: evaluate both on the same"
         )
     return {key: _difference(ones[key], others[key], a, b) for key in common}
@@ -93,7 +86,7 @@ def _difference(one: Run, other: Run, a: Path, b: Path) -> Difference:
     ):
         if ours != theirs:
             raise DataError(
-                f"'{a}' and '{b}' were scored {what} ({_name(_key(one))}): evaluate both with the same protocol, seed "
+                f"'{a}' and '{b}' were scored {what} ({_key(one)}): evaluate both with the same protocol, seed "
                 "and min_object_pixels, or with one episodes_file"
             )
     pairs = list(zip(_rows(one), _rows(other), strict=True))
@@ -112,8 +105,8 @@ def _rows(run: Run) -> list[NDArray[np.int64]]:
     """For each list of episodes (N, 3): class id, foreground intersection and union."""
     episodes = run.episodes
     assert episodes is not None
-    rows = np.stack([episodes.class_id, episodes.intersection, episodes.union], 1)
-    return [rows[episodes.seed == seed] for seed in run.lists]
+    rows = np.stack([episodes[name] for name in ("class_id", "intersection", "union")], 1)
+    return [rows[episodes["seed"] == seed] for seed in run.lists]
 
 
 def _not_shared(differences: Iterable[Difference]) -> list[str]:
@@ -134,38 +127,21 @@ def _mean(differences: list[Difference]) -> Difference:
     )
 
 
-def _results(place: Path) -> dict[Key, Run]:
+def _results(place: Path) -> dict[str, Run]:
     paths = [place] if place.is_file() else sorted(place.rglob("result.json"))
     if not paths:
         raise DataError(f"'{place}' holds no result.json: give what sd-aanet evaluate or train wrote")
-    found: dict[Key, Run] = {}
+    found: dict[str, Run] = {}
     for path in paths:
         run = read_run(path, path.parent)
-        episodes = read_episodes(run)
-        if episodes is None:
+        if run.episodes is None:
             raise DataError(f"'{path}' has no episodes.csv beside it: {AGAIN}")
         if _key(run) in found:
-            raise DataError(f"'{place}' holds two results of {_name(_key(run))}: give the folder of one of them")
-        found[_key(run)] = replace(run, episodes=episodes)
+            raise DataError(f"'{place}' holds two results of {_key(run)}: give the folder of one of them")
+        found[_key(run)] = run
     return found
 
 
-def _key(run: Run) -> Key:
-    return run.dataset, fold_name(run.fold), f"{run.shot}-shot", f"seed {run.training.get('seed', '-')}"
-
-
-def _name(key: Key) -> str:
-    return " ".join(key)
-
-
-def _write(differences: dict[Key, Difference], out: Path) -> None:
-    entries = [
-        {
-            **{"of": list(key), "a": d.a, "b": d.b, "difference": d.b - d.a, "interval": list(interval(d.resamples))},
-            "switches": d.switches,
-        }
-        for key, d in differences.items()
-    ]
-    with written_out(out) as path:
-        path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {out}")
+def _key(run: Run) -> str:
+    """What two results have to share to be compared: data set, fold, shot, and the seed of the training."""
+    return f"{run.dataset} {fold_name(run.fold)} {run.shot}-shot seed {run.training.get('seed', '-')}"

@@ -92,9 +92,7 @@ def loss_curves(rows: Sequence[Row]) -> Iterator[Plot]:
     )
 
 
-def mean_and_range(
-    curves: Sequence[tuple[Sequence[int], Sequence[float]]],
-) -> tuple[Floats, Floats, Floats, Floats]:
+def mean_and_range(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[Floats, Floats, Floats, Floats]:
     """Steps, and the mean, least and largest of smoothed curves there, each of at least one step.
 
     A curve counts within its own steps only.
@@ -108,11 +106,8 @@ def mean_and_range(
 
 def smoothed(values: Floats) -> Floats:
     """The running mean over a twentieth of the values, of those that are there at the ends."""
-    half = round(len(values) / 40)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
-    mean: Floats = (sums[high] - sums[low]) / (high - low)
+    window = np.ones(2 * round(len(values) / 40) + 1)
+    mean: Floats = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
     return mean
 
 

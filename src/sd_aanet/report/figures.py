@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 
 from sd_aanet.report.collect import Episodes, Run, fold_name
 from sd_aanet.report.rows import Row
-from sd_aanet.report.style import (
-    MARKERS,
-    Comparison,
-    Plot,
-    by_dataset,
-    comparisons,
-    finish,
-    legend_above,
-    panels,
-)
+from sd_aanet.report.style import MARKERS, Comparison, Plot, by_dataset, comparisons, finish, legend_above, panels
 from sd_aanet.training.plots import COLOURS
 
 if TYPE_CHECKING:
@@ -34,12 +25,10 @@ PANEL_CLASSES, LEGEND_CLASSES, POINTS = 40, 24, 400
 
 def class_bars(rows: Sequence[Row]) -> Iterator[Plot]:
     """IoU of each class as bars, the best of a fold first."""
-    for dataset, ours in by_dataset(rows).items():
-        for comparison in comparisons(ours):
-            yield _class_bars(dataset, comparison)
+    return map(_class_bars, comparisons(rows))
 
 
-def _class_bars(dataset: str, comparison: Comparison) -> Plot:
+def _class_bars(comparison: Comparison) -> Plot:
     values = [_class_iou(row) for row in comparison.rows]
     found = dict.fromkeys(key for iou in values for key in iou)
     mean = {key: float(np.mean([iou[key] for iou in values if key in iou])) for key in found}
@@ -61,13 +50,14 @@ def _class_bars(dataset: str, comparison: Comparison) -> Plot:
     order = [c for _, part in blocks for c in part]
     best, worst = max(order, key=mean.__getitem__), min(order, key=mean.__getitem__)
     return finish(
-        _file_name("classes", dataset, comparison.suffix),
-        _title("IoU of each novel class", dataset, comparison.suffix),
+        "classes",
+        "IoU of each novel class",
         "Each bar is a class's IoU over all test episodes of the fold in which it is novel, the mean over trainings "
         "and evaluation seeds; within a fold the best class comes first. The mean of a fold's bars is its mIoU. A "
         "missing bar was not run.",
         f"Bars of {len(mean)} classes, from {worst[1]} with {mean[worst]:.0f} % to {best[1]} with {mean[best]:.0f} %.",
         figure,
+        comparison.of,
     )
 
 
@@ -76,8 +66,8 @@ def _class_iou(row: Row) -> dict[tuple[int, str], float]:
     values: dict[tuple[int, str], list[float]] = {}
     for fold in row.runs:
         for scores in row.scores(fold).values():
-            for name, iou in scores.classes.items():
-                values.setdefault((fold, name), []).append(100 * iou)
+            for name, entry in scores["classes"].items():
+                values.setdefault((fold, name), []).append(100 * entry["iou"])
     return {key: float(np.mean(each)) for key, each in values.items()}
 
 
@@ -95,12 +85,10 @@ def _blocks(mean: dict[tuple[int, str], float]) -> list[tuple[str, list[tuple[in
 
 def by_size(rows: Sequence[Row]) -> Iterator[Plot]:
     """IoU against the share of the image that the object takes."""
-    for dataset, ours in by_dataset(rows).items():
-        for comparison in comparisons([row for row in ours if any(run.episodes for run in row.all_runs())]):
-            yield _by_size(dataset, comparison)
+    return map(_by_size, comparisons([row for row in rows if any(run.episodes for run in row.all_runs())]))
 
 
-def _by_size(dataset: str, comparison: Comparison) -> Plot:
+def _by_size(comparison: Comparison) -> Plot:
     figure, (axes,) = panels(1, 4.6)
     bins = [size_bins([run.episodes for run in row.all_runs() if run.episodes]) for row in comparison.rows]
     places = np.arange(len(EDGES) - 1)
@@ -114,24 +102,25 @@ def _by_size(dataset: str, comparison: Comparison) -> Plot:
     runs = [run for row in comparison.rows for run in row.all_runs()]
     worst, best = (100 * float(pick(bins[0][0][bins[0][1] > 0])) for pick in (np.min, np.max))
     return finish(
-        _file_name("sizes", dataset, comparison.suffix),
-        _title("IoU against the size of the object", dataset, comparison.suffix),
+        "sizes",
+        "IoU against the size of the object",
         "Each point is the foreground's IoU, from summed intersections and unions, of the test episodes of all folds, "
         "trainings and evaluation seeds whose object covers that share of the query image, whatever its class; below "
         "it the number of these episodes. A point of few episodes says little." + _absent(runs),
         f"Lines over {len(places)} bins of object size; {comparison.names[0]} lies between {worst:.0f} and "
         f"{best:.0f} %.",
         figure,
+        comparison.of,
     )
 
 
 def size_bins(episodes: Sequence[Episodes]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """IoU of each bin of `EDGES`, from sums, NaN where it is empty; and its number of episodes."""
-    intersection, union, area, true = (
-        np.concatenate([getattr(part, name) for part in episodes])
-        for name in ("intersection", "union", "area", "object")
+    intersection, union, background, true = (
+        np.concatenate([part[name] for part in episodes])
+        for name in ("intersection", "union", "background_intersection", "object")
     )
-    place = np.digitize(100 * true / np.maximum(area, 1), EDGES[1:-1])
+    place = np.digitize(100 * true / np.maximum(union + background, 1), EDGES[1:-1])  # of all that is not ignored
     sums = [np.bincount(place, values, len(EDGES) - 1) for values in (intersection, union)]
     count = np.bincount(place, minlength=len(EDGES) - 1)
     return np.where(count > 0, sums[0] / np.maximum(sums[1], 1), np.nan), count
@@ -161,13 +150,13 @@ def _write_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
 
 def prototypes(rows: Sequence[Row]) -> Iterator[Plot]:
     """Prototypes of test episodes in the plane, a panel for each fold of one row of each data set."""
-    for dataset, ours in by_dataset(rows).items():
+    for ours in by_dataset(rows).values():
         row = max(ours, key=lambda row: (len(_with_prototypes(row)), not row.untrained, -row.shot))
         if runs := _with_prototypes(row):
-            yield _prototypes(dataset, row, runs)
+            yield _prototypes(row, runs)
 
 
-def _prototypes(dataset: str, row: Row, runs: Sequence[Run]) -> Plot:
+def _prototypes(row: Row, runs: Sequence[Run]) -> Plot:
     figure, axes = panels(len(runs), 4.3)
     for panel, run in zip(axes, runs, strict=True):
         assert run.prototypes is not None
@@ -188,14 +177,15 @@ def _prototypes(dataset: str, row: Row, runs: Sequence[Run]) -> Plot:
         panel.spines[:].set_visible(True)
         panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, markerscale=1.6, handletextpad=0.1)
     return finish(
-        _file_name("prototypes", dataset, ""),
-        _title("Prototypes of test episodes, by t-SNE", dataset, ""),
+        "prototypes",
+        "Prototypes of test episodes, by t-SNE",
         f"Each point is the prototype of one test episode of {row.model}, {row.backbone}, {row.shot}-shot (the first "
         f"training and evaluation seed), at most {POINTS} points and {LEGEND_CLASSES} classes a fold; colour and "
         "marker are the class. Classes that lie apart are told apart by their supports alone. Distances between "
         "clusters mean nothing in t-SNE, nor do the axes.",
         f"{len(runs)} scatter plots of prototypes, one a fold, coloured by class.",
         figure,
+        [row.dataset],
     )
 
 
@@ -236,7 +226,7 @@ def project(points: NDArray[np.float32]) -> NDArray[np.float32]:
 def _class_names(run: Run) -> dict[int, str]:
     """Class id -> name: from the episodes, else from the protocol, which lists names in the order of their ids."""
     if run.episodes is not None:
-        return dict(run.episodes.names)
+        return dict(zip(run.episodes["class_id"].tolist(), run.episodes["class"].tolist(), strict=True))
     assert run.prototypes is not None
     ids, names = np.unique(run.prototypes[1]).tolist(), run.protocol["classes"]["test"]
     return dict(zip(ids, names, strict=True)) if len(ids) == len(names) else {}
@@ -244,14 +234,6 @@ def _class_names(run: Run) -> dict[int, str]:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:23]}…"
-
-
-def _file_name(kind: str, dataset: str, suffix: str) -> str:
-    return "_".join(filter(None, [kind, dataset, suffix.replace(" ", "_")]))
-
-
-def _title(title: str, dataset: str, suffix: str) -> str:
-    return f"{title}: {dataset}{f', {suffix}' if suffix else ''}"
 
 
 def _absent(runs: Sequence[Run]) -> str:

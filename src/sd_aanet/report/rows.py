@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from sd_aanet.evaluation.statistics import half_interval
-from sd_aanet.report.collect import Run, Scores, Settings
+from sd_aanet.report.collect import Run, Settings
 from sd_aanet.settings import flat, named
 
 OF_A_RUN = ("dataset", "folds", "test_seed", "classes", *named("column"), *named("collected"))
 """What a result's protocol says of the run itself, or has a column of its own."""
 TRAININGS, EVALUATIONS = "trainings", "evaluations"
-Trainings = Mapping[int | None, Scores]
-"""Scores by the seed of the training; None where no training is known."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +63,28 @@ class Row:
     folds: int
     runs: Mapping[int, Mapping[int | None, Run]]
 
-    def scores(self, fold: int) -> Trainings:
-        """What a fold's runs scored."""
-        runs = self.runs.get(fold, {})
-        return {
-            seed: run.headline if run.resolution == self.resolution else run.also[self.resolution]
-            for seed, run in runs.items()
-        }
+    def scores(self, fold: int) -> dict[int | None, Settings]:
+        """What a fold's runs scored, by the seed of the training; None where no training is known."""
+        return {seed: run.scores(self.resolution) for seed, run in self.runs[fold].items()}
 
     def cell(self, fold: int) -> Cell | None:
         """MIoU of a fold; None where it was not run."""
-        return mean_over_folds([self.scores(fold)], "miou") if fold in self.runs else None
+        return self.mean("miou", [fold]) if fold in self.runs else None
 
-    def mean(self, score: str) -> Cell:
-        """Mean over the folds that were run: of "miou" or "fb_iou"."""
-        return mean_over_folds([self.scores(fold) for fold in self.runs], score)
+    def mean(self, score: str, folds: Iterable[int] | None = None) -> Cell:
+        """Mean of "miou" or "fb_iou" over folds, all that were run unless told otherwise, and the spread of that mean.
+
+        The spread is that of the means over folds of each seed, for the seeds that all folds share: of the training
+        where any fold has several, else of the evaluation.
+        """
+        found = [self.scores(fold) for fold in folds or self.runs]
+        value = fmean([fmean([scores[score] for scores in fold.values()]) for fold in found])
+        if any(len(fold) > 1 for fold in found):
+            means = [fmean([fold[seed][score] for fold in found]) for seed in _shared(found)]
+            return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
+        single = [{each["seed"]: each for each in next(iter(fold.values()))["seeds"]} for fold in found]
+        means = [fmean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
+        return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
 
     @property
     def headline(self) -> bool:
@@ -106,25 +111,6 @@ class Row:
         return [run for runs in self.runs.values() for run in runs.values()]
 
 
-def mean_over_folds(folds: Sequence[Trainings], score: str) -> Cell:
-    """Mean of a score over folds, and the spread of that mean.
-
-    The spread is that of the means over folds of each seed, for the seeds that all folds share: of the training where
-    any fold has several, else of the evaluation.
-
-    Args:
-        folds: the scores of each fold that was run; at least one, each of at least one training.
-        score: "miou" or "fb_iou".
-    """
-    value = fmean([fmean([scores.means[score] for scores in fold.values()]) for fold in folds])
-    if any(len(fold) > 1 for fold in folds):
-        means = [fmean([fold[seed].means[score] for fold in folds]) for seed in _shared(folds)]
-        return Cell(value, float(np.std(means, ddof=1)), TRAININGS) if len(means) > 1 else Cell(value)
-    single = [next(iter(fold.values())).seeds for fold in folds]
-    means = [fmean([seeds[seed][score] for seeds in single]) for seed in _shared(single)]
-    return Cell(value, half_interval(means), EVALUATIONS) if len(means) > 1 else Cell(value)
-
-
 def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """Runs as rows, ordered by data set, model, backbone and shot; rows of different protocols stay apart.
 
@@ -134,7 +120,7 @@ def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """
     groups: dict[str, list[tuple[Run, str]]] = {}
     for run in runs:
-        for resolution in (run.resolution, *run.also):
+        for resolution in (run.resolution, *run.result["also"]):
             groups.setdefault(_key(run, resolution), []).append((run, resolution))
     rows, notes = [], [_caution(run) for run in runs if run.leaked]
     for group in groups.values():
@@ -149,7 +135,7 @@ def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def _key(run: Run, resolution: str) -> str:
     training = {name: value for name, value in run.training.items() if name not in ("seed", "fold", "classes")}
-    parts = [run.dataset, run.shot, run.network, training, run.recipe, switches(run), resolution]
+    parts = [run.dataset, run.shot, run.result["network"], training, run.recipe, switches(run), resolution]
     return json.dumps([*parts, _untrained(run), bool(run.leaked), run.fold < 0], sort_keys=True, default=str)
 
 
@@ -183,12 +169,12 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
     row = Row(
         dataset=first.dataset,
         model=_model(first),
-        backbone=first.backbone,
+        backbone=first.result["backbone"],
         shot=first.shot,
         train_shot=first.training.get("shot"),
         resolution=resolution,
         protocol=protocol,
-        settings=dict(flat(first.network)) | training | first.recipe,
+        settings=dict(flat(first.result["network"])) | training | first.recipe,
         folds=first.protocol["folds"],
         runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
@@ -205,7 +191,7 @@ def _model(run: Run) -> str:
     elsewhere = run.training.get("dataset", run.dataset)
     trained = f", trained on {elsewhere}" if elsewhere != run.dataset else ""
     untrained = ", untrained" if _untrained(run) and run.result["trains"] else ""
-    return f"{run.label}{untrained}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
+    return f"{run.result['label']}{untrained}{trained}{', CAUTION: has seen tested classes' if run.leaked else ''}"
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:

@@ -70,11 +70,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def finish(name: str, title: str, caption: str, alt: str, figure: Figure) -> Plot:
-    """Render a figure, within `style`, without the date that would make each file another."""
+def finish(name: str, title: str, caption: str, alt: str, figure: Figure, of: Sequence[str] = ()) -> Plot:
+    """Render a figure, within `style`, without the date that would make each file another.
+
+    `of` is what else, beside its kind, its name and its title tell. See `Plot`.
+    """
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    name, title = "_".join([name, *of]).replace(" ", "_"), ": ".join([title, *filter(None, [", ".join(of)])])
     return Plot(name, title, caption, alt, svg.getvalue(), png.getvalue())
 
 
@@ -111,30 +115,29 @@ class Comparison:
     """Rows that one figure compares.
 
     Attributes:
-        suffix: of the figure's name and title; empty for the only one of a data set.
+        of: the data set, and what tells the figure from others of that.
         rows: at most `SERIES`.
         names: of the rows, in the legend.
     """
 
-    suffix: str
+    of: Sequence[str]
     rows: Sequence[Row]
     names: Sequence[str]
 
 
-def comparisons(rows: Sequence[Row]) -> list[Comparison]:
-    """Rows of a data set as figures: all shots of a single network together, else the networks at each shot."""
-    if len({_network(row) for row in rows}) == 1:
-        parts = {"": (rows, [", ".join([f"{row.shot}-shot", *_only(row)]) for row in rows])}
-    else:
-        shots = {row.shot: [other for other in rows if other.shot == row.shot] for row in rows}
-        parts = {f"{shot}-shot": (alike, _names(alike)) for shot, alike in sorted(shots.items())}
-    found = []
-    for suffix, (alike, names) in parts.items():
-        for start in range(0, len(alike), SERIES):
-            number = f"part {start // SERIES + 1}" if len(alike) > SERIES else ""
-            end = start + SERIES
-            found.append(Comparison(" ".join(filter(None, [suffix, number])), alike[start:end], names[start:end]))
-    return found
+def comparisons(rows: Sequence[Row]) -> Iterator[Comparison]:
+    """Rows as figures: of a data set all shots of a single network together, else the networks at each shot."""
+    for dataset, ours in by_dataset(rows).items():
+        if len({_network(row) for row in ours}) == 1:
+            parts = {"": (ours, [", ".join([f"{row.shot}-shot", *_only(row)]) for row in ours])}
+        else:
+            shots = {shot: [row for row in ours if row.shot == shot] for shot in sorted({row.shot for row in ours})}
+            parts = {f"{shot}-shot": (alike, _names(alike)) for shot, alike in shots.items()}
+        for shot_name, (alike, names) in parts.items():
+            for start in range(0, len(alike), SERIES):
+                number = f"part {start // SERIES + 1}" if len(alike) > SERIES else ""
+                of, end = (dataset, " ".join(filter(None, [shot_name, number]))), start + SERIES
+                yield Comparison(tuple(filter(None, of)), alike[start:end], names[start:end])
 
 
 def _network(row: Row) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from sd_aanet.report.collect import Settings
 from sd_aanet.report.rows import EVALUATIONS, TRAININGS, Cell, Row
@@ -134,9 +134,8 @@ def build_table(rows: Sequence[Row], remarks: Sequence[str]) -> Table:
 @cache
 def reported() -> dict[str, Any]:
     """What the field reports, from the file of this package."""
-    loaded = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("reported.yaml")))
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+    loaded: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("reported.yaml").read_text(encoding="utf-8"))
+    return loaded
 
 
 def _measured(row: Row, folds: int, several: tuple[bool, bool], letter: str) -> Line:

@@ -11,7 +11,6 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from sd_aanet.comparing import Comparer
-from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode, Prediction
 from sd_aanet.errors import TrainingError
 from sd_aanet.feature_cache import GIGABYTE, FeatureCache
@@ -54,13 +53,10 @@ class FewShotModule(pl.LightningModule):
         self.val_metric = FewShotIoU(classes)
         self._val_finite: list[Tensor] = []  # one a batch, looked at once, at the end
 
-    def cache_features(self, gigabytes: float, folder: str | None, preprocess: Preprocess) -> None:
-        """From now on keep backbone features: up to so many gigabytes in memory, or all in a folder.
-
-        See `FeatureCache`; `preprocess` is what the pictures will have gone through.
-        """
+    def cache_features(self, gigabytes: float, folder: str | None) -> None:
+        """From now on keep backbone features, up to so many gigabytes in memory, or all in a folder."""
         place = None if folder is None else Path(folder)
-        self.comparer.cache = FeatureCache(self.method, gigabytes * GIGABYTE, place, str(preprocess))
+        self.comparer.cache = FeatureCache(self.method, gigabytes * GIGABYTE, place)
 
     def forward(self, episode: Episode) -> Prediction:
         """Segment the queries of a batch, see `Comparer`; no query mask is read."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
@@ -227,8 +226,7 @@ def _module(
     )
     module.method.load_state_dict(method.state_dict())
     if caches:
-        preprocess = dataclasses.replace(data.preprocess, size=data.size)
-        module.cache_features(affordable(config["cache_gb"], settings), config["cache_dir"], preprocess)
+        module.cache_features(affordable(config["cache_gb"], settings), config["cache_dir"])
     if config["checkpoint"] is not None:
         start = load_trained(config["checkpoint"]).method.state_dict()
         try:

@@ -20,8 +20,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from sd_aanet.data.sources import coco, run_lengths
-from sd_aanet.data.sources.cache import cache_folder
+from sd_aanet.data.sources import run_lengths
+from sd_aanet.data.sources.cache import cache_folder, kept
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.refusal import collecting
 from sd_aanet.errors import DataError
@@ -50,7 +50,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def label(path: Path) -> NDArray[np.uint8]:
-    return CocoAnnotations.open(path).label(0)
+    return CocoAnnotations(path).label(0)
 
 
 # Labels
@@ -101,22 +101,21 @@ def test_run_lengths_are_exact(write: Write, kind: Callable[[NDArray[Any]], Any]
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda shape: arrays(bool, shape))
 
 
-@given(st.lists(MASKS, min_size=1, max_size=5))
-def test_masks_packed_together_are_unpacked_each(masks: list[NDArray[np.bool_]]) -> None:
-    members = [packed(mask)["counts"].encode() for mask in masks]
-    unpacked, counts = run_lengths.unpack(members)
-    for mask, member, own in zip(masks, members, np.split(unpacked, np.cumsum(counts)[:-1]), strict=True):
-        assert own.tolist() == lengths(mask)["counts"]
-        assert run_lengths.pack(own.tolist(), *mask.shape) == member
-        assert run_lengths.area(member) == mask.sum()
-        columns = np.full(mask.shape[::-1], 7, np.uint8)
-        run_lengths.paint(columns, own.tolist(), 200)
-        assert np.array_equal(columns.T, np.where(mask, 200, 7))
+@given(MASKS)
+def test_packed_masks_are_unpacked(mask: NDArray[np.bool_]) -> None:
+    member = packed(mask)["counts"].encode()
+    own = run_lengths.unpack(member)
+    assert own == lengths(mask)["counts"]
+    assert run_lengths.pack(own, *mask.shape) == member
+    assert run_lengths.area(member) == mask.sum()
+    columns = np.full(mask.shape[::-1], 7, np.uint8)
+    run_lengths.paint(columns, own, 200)
+    assert np.array_equal(columns.T, np.where(mask, 200, 7))
 
 
 def test_run_lengths_of_a_large_picture() -> None:
     corners = [0, 1, 60_000 * 60_000 - 2, 1]
-    assert run_lengths.unpack([run_lengths.pack(corners, 60_000, 60_000)])[0].tolist() == corners
+    assert run_lengths.unpack(run_lengths.pack(corners, 60_000, 60_000)) == corners
 
 
 def test_a_pixel_of_several_objects_belongs_to_the_smallest(write: Write) -> None:
@@ -143,14 +142,14 @@ def test_crowds_are_ignored_where_no_object_is(write: Write) -> None:
     annotations = [annotation(7, 3, [rectangle(20, 5, 30, 30)]), annotation(7, 5, lengths(crowd), iscrowd=1)]
     path = write(*annotations)
     assert np.array_equal(label(path), expected)
-    assert CocoAnnotations.open(path).used == {0}
+    assert CocoAnnotations(path).used == {0}
     assert np.array_equal(label(write(*annotations[::-1])), expected)
     assert label(write(annotation(7, 3, [rectangle(0, 0, 5, 5)], iscrowd=True)))[2, 2] == 255
 
 
 def test_fake_coco_is_as_it_says(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "coco", 1)
-    found = CocoAnnotations.open(root / "annotations/instances_val2014.json")
+    found = CocoAnnotations(root / "annotations/instances_val2014.json")
     assert tuple(number for number, _ in found.categories) == COCO_IDS
     assert len(found.images) == 81
     assert found.used == set(range(80))
@@ -164,7 +163,7 @@ def test_fake_coco_is_as_it_says(tmp_path: Path) -> None:
 def test_real_annotations(shared: Path, split: str) -> None:
     path = shared / f"data/tiny_coco/annotations/instances_{split}2017.json"
     content = json.loads(path.read_text())
-    found = CocoAnnotations.open(path)
+    found = CocoAnnotations(path)
     assert [found.categories[place] for place in (0, 1, 11, 79)] == [
         *((1, "person"), (2, "bicycle"), (13, "stop sign"), (90, "toothbrush"))
     ]
@@ -202,7 +201,7 @@ def test_ids_of_any_kind_and_order(write: Write) -> None:
     path = write(annotation("b7", 40, [rectangle(0, 0, 2, 2)]), annotation(0, -1, [rectangle(1, 0, 1, 2)]))
     content = json.loads(path.read_text()) | {"images": images, "categories": categories}
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content, ensure_ascii=False).encode())  # as editors on Windows do
-    found = CocoAnnotations.open(path)
+    found = CocoAnnotations(path)
     assert found.categories == ((-1, "dog"), (0, "things"), (7, "cow"), (40, "cat"))
     assert found.used == {0, 3}
     assert found.images == ("part 1/z.jpg", "part 2/ä.jpg")
@@ -218,14 +217,14 @@ def test_what_outlines_nothing_is_counted(write: Write) -> None:
     del without["segmentation"]
     short = annotation(7, 3, [[1, 1, 9, 9], []])
     path = write(without, annotation(7, 3, []), annotation(7, 3, None), annotation(7, 3, {}), short)
-    found = CocoAnnotations.open(path)
+    found = CocoAnnotations(path)
     assert found.boxes_only == 5
     assert found.used == frozenset()
     assert not found.label(0).any()
-    found = CocoAnnotations.open(write(annotation(7, 3, [[1, 1, 9, 9], rectangle(0, 0, 2, 2)])))
+    found = CocoAnnotations(write(annotation(7, 3, [[1, 1, 9, 9], rectangle(0, 0, 2, 2)])))
     assert found.boxes_only == 0
     assert found.label(0).sum() == 4
-    assert not CocoAnnotations.open(write()).label(0).any()
+    assert not CocoAnnotations(write()).label(0).any()
 
 
 # Malformed files
@@ -279,7 +278,6 @@ ENTRIES: list[tuple[object, str]] = [
     (annotation(7, 3, {"size": [H, W], "counts": ""}), r"counts holds characters that pack no run lengths"),
     (annotation(7, 3, {"size": [H, W], "counts": "ä0"}), r"counts holds characters that pack no run lengths"),
     (annotation(7, 3, {"size": [H, W], "counts": "P"}), r"counts holds characters that pack no run lengths"),
-    (annotation(7, 3, {"size": [H, W], "counts": "P" * 9 + "0"}), r"counts holds a run length of more than 32 bits"),
     (annotation(7, 3, {"size": [H, W], "counts": "@"}), r"counts holds a run length below 0"),
     (annotation(7, 3, {"size": [H, W], "counts": "11"}), r"counts has runs of 2 pixels in all"),
 ]
@@ -289,7 +287,7 @@ ENTRIES: list[tuple[object, str]] = [
 def test_malformed_files(write: Write, changes: dict[str, Any], message: str) -> None:
     path = write(**changes)
     with pytest.raises(DataError, match=rf"^annotations [^\n]*instances\.json: {message}[^\n]*$"):
-        CocoAnnotations.open(path)
+        CocoAnnotations(path)
 
 
 @pytest.mark.parametrize(("entry", "message"), ENTRIES, ids=lambda value: str(value)[:60])
@@ -299,7 +297,7 @@ def test_malformed_annotations(write: Write, entry: object, message: str) -> Non
     with pytest.raises(
         DataError, match=rf"^annotations [^\n]*instances\.json: annotations\[1\]\.[^\n]*{message}{tail}"
     ):
-        CocoAnnotations.open(path)
+        CocoAnnotations(path)
 
 
 def test_all_that_is_malformed_may_be_told_at_once(write: Write) -> None:
@@ -323,7 +321,7 @@ def test_all_that_is_malformed_may_be_told_at_once(write: Write) -> None:
     ]
     for _ in range(2):  # read, and from the cache
         with collecting() as refused:
-            found = CocoAnnotations.open(path)
+            found = CocoAnnotations(path)
             shown = pickle.loads(pickle.dumps(found)).label(0)
         assert len(refused) == len(wrong)
         for error, line in zip(refused, wrong, strict=True):
@@ -331,13 +329,13 @@ def test_all_that_is_malformed_may_be_told_at_once(write: Write) -> None:
         assert (found.images, found.categories) == (("a.jpg",), ((3, "cat"), (5, "cat")))
         assert np.unique(shown).tolist() == [0, 2]
         with pytest.raises(DataError, match=wrong[0]):
-            CocoAnnotations.open(path)
+            CocoAnnotations(path)
 
 
 def test_what_is_left_may_be_too_little(write: Write) -> None:
     path = write(images=[IMAGE | {"height": 0}, IMAGE | {"width": 0}])
     with pytest.raises(DataError, match=r"images\[0\]\.height is 0"), collecting():
-        CocoAnnotations.open(path)
+        CocoAnnotations(path)
 
 
 def test_what_is_no_json(tmp_path: Path) -> None:
@@ -345,14 +343,14 @@ def test_what_is_no_json(tmp_path: Path) -> None:
     for content in (b"", b"{'images': 1}", b'{"images": [', b"\xff\xd8\xff\xe0", b"[" * 100_000):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"^annotations [^\n]*x\.json cannot be read as JSON \([^\n]*\): export"):
-            CocoAnnotations.open(path)
+            CocoAnnotations(path)
     path.write_bytes(b"[1]")
     with pytest.raises(DataError, match=r"x\.json: has no list 'images'"):
-        CocoAnnotations.open(path)
+        CocoAnnotations(path)
     with pytest.raises(DataError, match=r"y\.json cannot be read \(No such file or directory\), expected a JSON file"):
-        CocoAnnotations.open(tmp_path / "y.json")
+        CocoAnnotations(tmp_path / "y.json")
     with pytest.raises(DataError, match=r"cannot be read as JSON \(Is a directory\)"):
-        CocoAnnotations.open(tmp_path)
+        CocoAnnotations(tmp_path)
     assert not [*cache_folder().glob("coco/*")]
 
 
@@ -360,80 +358,61 @@ def test_what_is_no_json(tmp_path: Path) -> None:
 
 
 def stores() -> list[Path]:
-    return [*(cache_folder() / "coco").iterdir()]
+    return [*(cache_folder() / "coco").glob("*")]
 
 
 def test_a_file_is_read_once(write: Write, tmp_path: Path) -> None:
     path = write(annotation(7, 5, [SQUARE]))
-    first = CocoAnnotations.open(path)
+    first = CocoAnnotations(path)
     (tmp_path / "link.json").symlink_to(path)
     state = path.stat()
     path.write_bytes(bytes(state.st_size))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # who does not read it cannot tell
     for again in (path, str(path), tmp_path / "link.json"):
-        found = CocoAnnotations.open(again)
+        found = CocoAnnotations(again)
         for name in ("path", "categories", "used", "images", "boxes_only"):
             assert getattr(found, name) == getattr(first, name)
         assert np.array_equal(found.label(0), first.label(0))
     assert len(stores()) == 1
 
 
-def test_a_changed_file_is_read_anew_and_its_old_store_goes(write: Write, tmp_path: Path) -> None:
+def test_a_changed_file_is_read_anew(write: Write, tmp_path: Path) -> None:
     other = shutil.copy(write(), tmp_path / "other.json")
-    CocoAnnotations.open(other)
-    old = CocoAnnotations.open(write(annotation(7, 5, [SQUARE])))
-    new = CocoAnnotations.open(write(annotation(7, 9, [SQUARE]), annotation(7, 3, [])))
+    CocoAnnotations(other)
+    old = CocoAnnotations(write(annotation(7, 5, [SQUARE])))
+    new = CocoAnnotations(write(annotation(7, 9, [SQUARE]), annotation(7, 3, [])))
     assert (old.label(0).max(), new.label(0).max()) == (2, 3)  # who still has the old one can go on with it
     assert len(stores()) == 2
 
 
-@pytest.mark.parametrize("name", ["index.json", "first.npy", "regions.npy", "lengths.npy", "sizes.npy"])
-@pytest.mark.parametrize("size", [None, 20])
-def test_a_damaged_store_is_made_anew(write: Write, name: str, size: int | None) -> None:
+@pytest.mark.parametrize("share", [0, 0.2, 0.9])
+def test_a_damaged_store_is_made_anew(write: Write, share: float) -> None:
     path = write(annotation(7, 5, [SQUARE]))
-    CocoAnnotations.open(path)
+    CocoAnnotations(path)
     (store,) = stores()
-    whole = (store / name).read_bytes()
-    (store / name).unlink()
-    if size is not None:
-        (store / name).write_bytes(whole[:size])
+    whole = store.read_bytes()
+    store.write_bytes(whole[: int(share * len(whole))])
     assert label(path).max() == 2
-    assert (store / name).read_bytes() == whole
+    assert len(store.read_bytes()) == len(whole)
 
 
-def test_a_cache_folder_that_cannot_be_written(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_written_costs_only_time(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SD_AANET_CACHE", str(tmp_path / "file"))
-    write().write_text("[")  # which is found out later: the cache is tried before the long work
-    with pytest.raises(DataError, match=r"^the cache folder [^\n]*file cannot be written \(.*set SD_AANET_CACHE"):
-        CocoAnnotations.open(tmp_path / "instances.json")
+    assert label(write(annotation(7, 5, [SQUARE]))).max() == 2
 
 
 def test_nothing_is_left_of_what_was_cut_off(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     path = write(annotation(7, 5, [SQUARE]))
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(DataError, match="No space left on device"):
-            CocoAnnotations.open(path)
+        patch.setattr(Path, "write_bytes", full)
+        assert label(path).max() == 2
     assert stores() == []
-    assert label(path).max() == 2
-
-
-def test_another_process_may_be_faster(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, read = write(annotation(7, 5, [SQUARE])), coco.read_coco
-
-    def slow(path: Path) -> object:
-        with monkeypatch.context() as patch:
-            patch.setattr(coco, "read_coco", read)
-            CocoAnnotations.open(path)
-        return read(path)
-
-    monkeypatch.setattr(coco, "read_coco", slow)
-    assert label(path).max() == 2
-    assert len(stores()) == 1
 
 
 def test_processes_may_race(write: Write) -> None:
@@ -456,14 +435,12 @@ class Labels(Dataset[NDArray[np.uint8]]):
 
 def test_labels_in_workers_of_a_loader(tmp_path: Path) -> None:
     path = make_coco(tmp_path / "coco", 2, ids=(4, 1, 8)) / "annotations/instances_train2014.json"
-    found = CocoAnnotations.open(path)
+    found = CocoAnnotations(path)
     loader = DataLoader(Labels(found), batch_size=None, num_workers=2, multiprocessing_context="fork")
     labels = [*map(np.asarray, loader)]
     assert all(np.array_equal(shown, found.label(i)) for i, shown in enumerate(labels))
     assert labels[0].any()
-    stored = pickle.dumps(found)
-    assert len(stored) < 1000  # workers that are spawned map the store
-    assert np.array_equal(pickle.loads(stored).label(0), labels[0])
+    assert np.array_equal(pickle.loads(pickle.dumps(found)).label(0), labels[0])
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,3 +451,8 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("caches/sd_aanet")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache/sd_aanet"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+    assert cache_folder() is None
+    arrays = {"a": np.arange(3)}
+    assert kept("x", "y", lambda: arrays) is arrays

@@ -12,7 +12,6 @@ from data.fake_folder import make_folder
 from data.fake_voc import make_voc, voc_pairs
 from data.fakes import write_mask
 from sd_aanet.data import reading
-from sd_aanet.data.sources import index
 from sd_aanet.data.sources.folder import Folder
 from sd_aanet.data.sources.index import IndexedSource
 from sd_aanet.data.sources.labelled import LabelMapSource
@@ -133,22 +132,17 @@ def test_a_damaged_index_is_made_anew(root: Path, cache: Path, read: Counted) ->
         assert read(Pascal5i(root, "val")) == 0
 
 
-def test_any_damage_is_found(root: Path, cache: Path) -> None:
-    source = Pascal5i(root, "val")
-    expected = source.pixels()
+def test_any_damage_is_found(root: Path, cache: Path, read: Counted) -> None:
+    expected = Pascal5i(root, "val").pixels()
     (path,) = cache.glob("index/*")
     whole = path.read_bytes()
     draws = random.Random(0)
-    fingerprint = source._fingerprint()
-    for _ in range(300):
+    for _ in range(100):
         damaged = bytearray(whole)
         damaged[draws.randrange(len(whole))] ^= draws.randrange(1, 256)
         path.write_bytes(bytes(damaged))
-        assert index._read(path, fingerprint, expected.shape) is None
-    path.write_bytes(whole)
-    found = index._read(path, fingerprint, expected.shape)
-    assert found is not None
-    assert np.array_equal(found, expected)
+        assert read(Pascal5i(root, "val")) == 20
+    assert np.array_equal(Pascal5i(root, "val").pixels(), expected)
 
 
 @pytest.mark.parametrize("cache_is", ["a file", "in a file"])

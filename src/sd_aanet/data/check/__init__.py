@@ -40,7 +40,7 @@ def run(config: dict[str, Any]) -> int:
 
 def _sources(config: dict[str, Any]) -> list[ImageSource]:
     """Both splits; "val" alone where every class is novel, so that nothing is ever trained."""
-    data = EpisodeDataModule(source=dict(config))
+    data = EpisodeDataModule(dict(config))
     val = data.source("val")
     novel = {len(val.fold_classes(fold)) for fold in range(val.folds)}
     return [val] if novel == {len(val.classes)} else [data.source("train"), val]

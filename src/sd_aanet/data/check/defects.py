@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -36,18 +36,6 @@ WARNINGS = {
 """Kinds of defects that one can live with."""
 
 
-class Defect(NamedTuple):
-    """Something wrong.
-
-    Attributes:
-        kind: of `ERRORS` or `WARNINGS`.
-        line: names the file and says what was expected.
-    """
-
-    kind: str
-    line: str
-
-
 class Reading(NamedTuple):
     """What came of reading one image and its label.
 
@@ -56,14 +44,14 @@ class Reading(NamedTuple):
         size: height and width; None where the image cannot be read.
         digest: of the decoded picture; None likewise.
         pixels: {class id: pixels}; empty where the label cannot be read.
-        defects: of its files.
+        defects: of its files, each of a kind of `ERRORS` or `WARNINGS`.
     """
 
     key: str
     size: tuple[int, int] | None
     digest: bytes | None
     pixels: dict[int, int]
-    defects: tuple[Defect, ...]
+    defects: tuple[DataError, ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,7 @@ def read_split(source: ImageSource) -> Checked:
     return Checked(source, tuple(read_all(partial(_read, source), len(source), title)))
 
 
-def find_defects(splits: Sequence[Checked], refused: Sequence[DataError], shot: int, least: int) -> list[Defect]:
+def find_defects(splits: Sequence[Checked], refused: Sequence[DataError], shot: int, least: int) -> list[DataError]:
     """All that is wrong.
 
     Args:
@@ -105,7 +93,8 @@ def find_defects(splits: Sequence[Checked], refused: Sequence[DataError], shot: 
     """
     return [
         *(defect for split in splits for reading in split.readings for defect in reading.defects),
-        *_strays(splits, refused),
+        # What belongs to no image; both splits may tell of the same file.
+        *_distinct([*refused, *(error for split in splits for error in split.source.strays())]),
         *_too_few(splits, shot, least),
         *_repeated(splits),
     ]
@@ -115,34 +104,33 @@ def _read(source: ImageSource, i: int) -> Reading:
     """Read image `i` whole. What is wrong is caught here, in the worker, so that reading goes on."""
     key = source.key(i)
     size, digest, pixels = None, None, dict[int, int]()
-    defects: dict[str, str] = {}  # by line: a missing picture is met twice
+    defects: list[DataError] = []
     try:
         image = source.image(i)
         size, digest = image.shape[:2], _digest(image)
     except DataError as error:
-        defects[str(error)] = error.defect
+        defects.append(error)
     try:
         counts = source.count(i)
         pixels = {c + 1: int(counts[c]) for c in np.flatnonzero(counts).tolist()}
         if not pixels and (source.mask(i, 1) == IGNORE).any():
             line = f"mask of '{key}' shows no class, only {IGNORE} (ignore): give objects the index of their class"
-            defects[line] = "ignored"
+            defects.append(DataError(line, "ignored"))
     except DataError as error:
-        defects[str(error)] = error.defect
-    return Reading(key, size, digest, pixels, tuple(Defect(kind, line) for line, kind in defects.items()))
+        defects.append(error)
+    return Reading(key, size, digest, pixels, _distinct(defects))  # a missing picture is met twice
 
 
 def _digest(image: Array8) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16, salt=str(image.shape[1]).encode()).digest()
 
 
-def _strays(splits: Sequence[Checked], refused: Sequence[DataError]) -> list[Defect]:
-    """What belongs to no image; both splits may tell of the same file."""
-    errors = [*refused, *(error for split in splits for error in split.source.strays())]
-    return [Defect(kind, line) for line, kind in {str(error): error.defect for error in errors}.items()]
+def _distinct(errors: Iterable[DataError]) -> tuple[DataError, ...]:
+    """Of those with the same line one."""
+    return tuple({str(error): error for error in errors}.values())
 
 
-def _too_few(splits: Sequence[Checked], shot: int, least: int) -> Iterator[Defect]:
+def _too_few(splits: Sequence[Checked], shot: int, least: int) -> Iterator[DataError]:
     """Classes with fewer images than an episode takes, in the split that their episodes come from."""
     for split in splits:
         images, usable = split.images(1), split.images(least)
@@ -153,7 +141,7 @@ def _too_few(splits: Sequence[Checked], shot: int, least: int) -> Iterator[Defec
                     f"{usable[c - 1]} with {least} pixels of it or more ({images[c - 1]} with any), expected "
                     f"{shot + 1} for shot={shot}: add images, or lower shot or min_object_pixels"
                 )
-                yield Defect("few", line)
+                yield DataError(line, "few")
 
 
 def _roles(source: ImageSource) -> dict[int, str]:
@@ -169,7 +157,7 @@ def _roles(source: ImageSource) -> dict[int, str]:
     return dict(sorted(roles.items()))
 
 
-def _repeated(splits: Sequence[Checked]) -> Iterator[Defect]:
+def _repeated(splits: Sequence[Checked]) -> Iterator[DataError]:
     """Images that are there twice, by name or by content: in both splits, or in one."""
     names: dict[str, str] = {}
     contents: dict[bytes, tuple[str, str]] = {}
@@ -183,7 +171,7 @@ def _repeated(splits: Sequence[Checked]) -> Iterator[Defect]:
                 other, key = contents[reading.digest]
                 line = f"images '{key}' of {other} and '{reading.key}' of {own} are the same picture: leave one out"
             if other is not None:
-                yield Defect("repeated" if other == own else "leak", line)
+                yield DataError(line, "repeated" if other == own else "leak")
             names.setdefault(reading.key, own)
             if reading.digest is not None:
                 contents.setdefault(reading.digest, (own, reading.key))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,21 +11,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sd_aanet.data.check.defects import ERRORS, WARNINGS, Checked, Defect
+from sd_aanet.data.check.defects import ERRORS, WARNINGS, Checked
+from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
 from sd_aanet.pictures import BLUE, Captioned, grid, overlay
 
 Summary = dict[str, Any]
 LINES = 10
 """Of each kind of defect on the terminal; check.json has all."""
-_IN_ROWS = 30
-"""More classes than this stand several in a line."""
-_MOST = 120
-"""Of more classes than this, so many are shown."""
+CLASSES = 30
+"""Of more classes than this, so many on the terminal: those with the fewest images."""
 _SAMPLES, _COLUMNS, _SIDE = 20, 5, 240
 
 
-def summary(splits: Sequence[Checked], defects: Sequence[Defect], shot: int, least: int) -> Summary:
+def summary(splits: Sequence[Checked], defects: Sequence[DataError], shot: int, least: int) -> Summary:
     """All that was found, as plain values for check.json.
 
     Args:
@@ -35,7 +33,7 @@ def summary(splits: Sequence[Checked], defects: Sequence[Defect], shot: int, lea
         shot: K that it was checked for.
         least: pixels from which on an image counts for a class.
     """
-    kinds = Counter(defect.kind for defect in defects)
+    kinds = Counter(defect.defect for defect in defects)
     return {
         "dataset": splits[0].source.name,
         "shot": shot,
@@ -44,7 +42,7 @@ def summary(splits: Sequence[Checked], defects: Sequence[Defect], shot: int, lea
         "warnings": sum(kinds[kind] for kind in WARNINGS),
         "splits": {split.source.split: _of_split(split, least) for split in splits},
         "classes": _of_classes(splits, least),
-        "defects": {kind: [d.line for d in defects if d.kind == kind] for kind in ERRORS | WARNINGS if kinds[kind]},
+        "defects": {kind: [str(d) for d in defects if d.defect == kind] for kind in ERRORS | WARNINGS if kinds[kind]},
     }
 
 
@@ -123,19 +121,15 @@ def _range(side: dict[str, float] | None) -> str:
 
 
 def _class_lines(found: Summary) -> list[str]:
-    """A class a line, or several where there are many; the poorest where there are very many."""
+    """A class a line, the poorest where there are many."""
     splits, classes = list(found["splits"]), found["classes"]
-    if len(classes) <= _IN_ROWS:
-        rows = [("class", "novel in", *(f"{split}: usable of images" for split in splits))]
-        for entry in classes:
-            folds = ", ".join(f"fold {fold}" for fold in entry["novel_in"]) or "-"
-            rows.append((entry["name"], folds, *(_usable(entry[split], " of ") for split in splits)))
-        return _aligned(rows)
-    poorest = sorted(classes, key=lambda entry: sum(entry[split]["usable"] for split in splits))[:_MOST]
-    shown = sorted(poorest, key=lambda entry: int(entry["id"]))
-    some = "" if len(shown) == len(classes) else f"; the {_MOST} with the fewest, all are in check.json"
-    cells = [f"{entry['name']} " + " ".join(_usable(entry[split], "/") for split in splits) for entry in shown]
-    return [f"usable/images of each class in {' and '.join(splits)}{some}:", *_packed(cells)]
+    poorest = sorted(classes, key=lambda entry: sum(entry[split]["usable"] for split in splits))[:CLASSES]
+    rows = [("class", "novel in", *(f"{split}: usable of images" for split in splits))]
+    for entry in sorted(poorest, key=lambda entry: int(entry["id"])):
+        folds = ", ".join(f"fold {fold}" for fold in entry["novel_in"]) or "-"
+        rows.append((entry["name"], folds, *("{usable} of {images}".format(**entry[split]) for split in splits)))
+    more = len(classes) - len(poorest)
+    return [*_aligned(rows), *([f"and {more} classes with more images, see check.json"] if more else [])]
 
 
 def _defect_lines(defects: dict[str, list[str]]) -> Iterator[str]:
@@ -156,22 +150,10 @@ def _verdict(found: Summary) -> str:
     return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
 
 
-def _usable(counts: dict[str, int], between: str) -> str:
-    return f"{counts['usable']}{between}{counts['images']}"
-
-
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell, two blanks apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _packed(cells: Sequence[str]) -> list[str]:
-    """Cells side by side, as many as fit the terminal."""
-    width = max(map(len, cells)) + 3
-    columns = max(1, shutil.get_terminal_size((120, 24)).columns // width)
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    return ["".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
 
 
 def _sample(splits: Sequence[Checked], c: int, least: int) -> Captioned | None:

@@ -19,8 +19,6 @@ def main(argv: list[str]) -> int:
         DataError: files that are missing, damaged or do not fit together.
     """
     given = _parser().parse_args(argv)
-    if given.archives and not given.download:
-        raise ConfigError("--archives is where --download puts archives or finds them: give both")
     try:
         if given.benchmark == "pascal5i":
             _pascal5i(given)
@@ -47,15 +45,10 @@ def _parser() -> Parser:
     )
     coco = benchmarks.add_parser("coco20i", help="COCO 2014, or 2017")
     coco.add_argument("--coco", type=Path, metavar="FOLDER", help="holds annotations/, train2014/ and val2014/")
-    for name, what in (("--annotations", "instances_*.json"), ("--images", "the folders of pictures")):
-        coco.add_argument(name, type=Path, nargs=2, metavar=("TRAIN", "VAL"), help=f"{what}, instead of --coco")
     coco.add_argument("--png", action="store_true", help="draw the masks now (out/masks), not when they are needed")
     for benchmark, name in ((pascal, "pascal5i"), (coco, "coco20i")):
         benchmark.add_argument("--out", type=Path, default=Path("data", name), help="the folder to make (%(default)s)")
-        benchmark.add_argument("--download", action="store_true", help="fetch what no option names")
-        benchmark.add_argument(
-            "--archives", type=Path, metavar="FOLDER", help="where archives lie or go (OUT/downloads)"
-        )
+        benchmark.add_argument("--download", action="store_true", help="fetch what no option names, to OUT/downloads")
     return parser
 
 
@@ -65,28 +58,20 @@ def _pascal5i(given: argparse.Namespace) -> None:
 
     voc, sbd = given.voc, given.sbd
     if given.download:
-        archives = given.archives or given.out / "downloads"
-        voc = voc or download("voc", archives) / "VOCdevkit" / "VOC2012"
-        sbd = sbd or download("sbd", archives) / "benchmark_RELEASE"
+        voc = voc or download("voc", given.out / "downloads") / "VOCdevkit" / "VOC2012"
+        sbd = sbd or download("sbd", given.out / "downloads") / "benchmark_RELEASE"
     if voc is None:
         raise ConfigError("--voc is missing: give --voc VOCdevkit/VOC2012, or --download to fetch it")
     build(voc, sbd, given.out)
 
 
 def _coco20i(given: argparse.Namespace) -> None:
-    from sd_aanet.data.prepare.coco20i import build, found_in
+    from sd_aanet.data.prepare.coco20i import build
     from sd_aanet.data.prepare.download import download
 
-    if given.annotations and given.images:
-        build(given.annotations, given.images, given.out, given.png)
-        return
-    if given.annotations or given.images:
-        raise ConfigError("--annotations and --images go together: give both, or --coco FOLDER")
     coco = given.coco
     if given.download:
-        coco = coco or download("coco", given.archives or given.out / "downloads")
+        coco = coco or download("coco", given.out / "downloads")
     if coco is None:
-        raise ConfigError(
-            "--coco is missing: give --coco FOLDER, --annotations and --images, or --download to fetch it"
-        )
-    build(*found_in(coco), given.out, given.png)
+        raise ConfigError("--coco is missing: give --coco FOLDER, or --download to fetch it")
+    build(coco, given.out, given.png)

@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException, HTTPResponse
-from pathlib import Path, PurePosixPath
+from http.client import HTTPException
+from pathlib import Path
 from typing import IO
-from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
 from sd_aanet.errors import DataError
-from sd_aanet.files import written_whole
-
-
-@dataclass(frozen=True)
-class Archive:
-    """Where an archive is, and the MD5 of what should come."""
-
-    url: str
-    md5: str
-
 
 _COCO = "http://images.cocodataset.org"
 ARCHIVES = {
-    "voc": (
-        Archive(
-            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-            "6cd6e144f989b92b3379bac3b3de84fd",
-        ),
-    ),
-    "sbd": (
-        Archive(
-            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
-            "82b4d87ceb2ed10f6038a1cba92111cb",
-        ),
-    ),
-    "coco": (
-        Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd"),
-        Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3"),
-        Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88"),
-    ),
+    "voc": {
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar": "6cd6e144f989b92b3379bac3b3de84fd"
+    },
+    "sbd": {
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz": (
+            "82b4d87ceb2ed10f6038a1cba92111cb"
+        )
+    },
+    "coco": {
+        f"{_COCO}/annotations/annotations_trainval2014.zip": "0a379cfc70b0e71301e0f377548639bd",
+        f"{_COCO}/zips/val2014.zip": "a3d79f5ed8d289b7a7554ce06a5782b3",
+        f"{_COCO}/zips/train2014.zip": "0da8c0bd3d6becc4dcb32757491aca88",
+    },
 }
-"""What the benchmarks are made of."""
+"""What the benchmarks are made of: where each archive is, and its MD5."""
 
 _CHUNK = 2**20
 _QUIET_BELOW = 2**24
@@ -72,9 +55,9 @@ def download(name: str, folder: Path) -> Path:
     Raises:
         DataError: see `fetch` and `unpack`.
     """
-    for archive in ARCHIVES[name]:
-        path = folder / archive.url.rpartition("/")[2]
-        fetch(archive.url, path, archive.md5)
+    for url, md5 in ARCHIVES[name].items():
+        path = folder / url.rpartition("/")[2]
+        fetch(url, path, md5)
         unpack(path, folder)
     return folder
 
@@ -107,15 +90,13 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack the files of a .zip, .tar or .tgz; those that are there already with the right size are passed over.
 
     Raises:
-        DataError: the archive is damaged, a file in it would lie outside of the folder, or cannot be written.
+        DataError: the archive is damaged, or cannot be unpacked into the folder.
     """
     try:
         with archive.open("rb") as file, _bar(f"Unpacking {archive.name}", archive.stat().st_size) as bar:
-            for name, size, opened in _members(archive, file):
-                path = folder / _inside(name, archive)
-                if not path.is_file() or path.stat().st_size != size:
-                    with written_whole(path) as temporary, temporary.open("wb") as copy, opened() as content:
-                        shutil.copyfileobj(content, copy, _CHUNK)
+            for name, size, extract in _members(archive, file):
+                if _size(folder / name) != size or not size:
+                    extract(path=folder)
                 bar.update(file.tell() - bar.n)
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         problem = " ".join(str(error).split())
@@ -126,40 +107,30 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _transfer(url: str, part: Path, path: Path) -> None:
-    """Ask for what is missing until all is there, as long as each request brings something."""
+    """Append to `part` what is missing, by as many requests as bring something."""
     while True:
-        before = _size(part)
+        have, problem = _size(part), "the transfer was cut off"
         try:
-            whole, problem = _request(url, part), "the transfer was cut off"
+            request = Request(url, headers={"Range": f"bytes={have}-"})
+            with urlopen(request, timeout=_PATIENCE) as response:
+                start = have if response.status == 206 else 0  # else the server sends all of it again
+                length = response.headers["Content-Length"]
+                total = None if length is None else start + int(length)
+                with part.open("ab" if start else "wb") as file, _bar(part.stem, total, start) as bar:
+                    while chunk := response.read(_CHUNK):
+                        file.write(chunk)
+                        bar.update(len(chunk))
+            if total is None or _size(part) >= total:
+                return
         except (OSError, HTTPException) as error:
-            whole, problem = False, str(getattr(error, "reason", None) or error)
-        if whole:
-            return
-        if _size(part) <= before:
+            if getattr(error, "code", None) == 416 and have:  # nothing is behind what is here; the checksum tells more
+                return
+            problem = str(getattr(error, "reason", None) or error)
+        if _size(part) <= have:
             raise DataError(
                 f"{url} cannot be fetched ({problem}): call again to go on, or fetch it by other means and put it at "
                 f"{path}"
             )
-
-
-def _request(url: str, part: Path) -> bool:
-    """Append to `part` what one request brings; whether that was all."""
-    have = _size(part)
-    try:
-        response: HTTPResponse = urlopen(Request(url, headers={"Range": f"bytes={have}-"}), timeout=_PATIENCE)
-    except HTTPError as error:
-        if error.code == 416 and have:  # nothing is behind what is here; the checksum tells whether it is right
-            return True
-        raise
-    with response:
-        start = have if response.status == 206 else 0  # else the server sends all of it again
-        length = response.headers["Content-Length"]
-        total = None if length is None else start + int(length)
-        with part.open("ab" if start else "wb") as file, _bar(part.stem, total, start) as bar:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    return total is None or _size(part) >= total
 
 
 def _size(path: Path) -> int:
@@ -181,8 +152,8 @@ def _bar(title: str, total: int | None, start: int = 0) -> tqdm:
     return tqdm(desc=title, initial=start, total=total, unit="B", unit_scale=True, disable=quiet)
 
 
-def _members(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
-    """The regular files of an archive: name, size, and what opens each.
+def _members(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, int, Callable[..., object]]]:
+    """The regular files of an archive: name, size, and what extracts each to a `path`, never outside of it.
 
     Links have no business in a data set, and could lead anywhere.
     """
@@ -190,23 +161,10 @@ def _members(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, int, Callabl
         with zipfile.ZipFile(file) as members:
             for info in members.infolist():
                 if not info.is_dir():
-                    yield info.filename, info.file_size, partial(members.open, info)
+                    yield info.filename, info.file_size, partial(members.extract, info)
     else:
         with tarfile.open(fileobj=file) as tar:
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.3 does not have
             for member in tar:
                 if member.isfile():
-                    yield member.name, member.size, partial(_content, tar, member)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    content = tar.extractfile(member)
-    assert content is not None  # of a regular file it never is
-    return content
-
-
-def _inside(name: str, archive: Path) -> PurePosixPath:
-    """A member's path, which has to stay within the folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise DataError(f"archive {archive} holds the file '{name}', expected paths within the archive: fetch it anew")
-    return path
+                    yield member.name, member.size, partial(tar.extract, member)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from sd_aanet.data.reading import FEW
 from sd_aanet.data.sources.listing import files_below
 from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
@@ -18,16 +15,17 @@ from sd_aanet.images import Array8
 
 
 def link(target: Path, path: Path) -> None:
-    """Make `path` a link to a file, or a copy where the system has no links."""
-    if not _linked(target, path):
-        _copy(target, path)
+    """Make `path` a link to a file or a folder. A link elsewhere is replaced, files and folders never are.
 
-
-def link_folder(target: Path, path: Path, names: Sequence[str]) -> None:
-    """Make `path` a link to a folder, or a folder with copies of the files named where the system has no links."""
-    if not _linked(target, path):
-        for name in tqdm(names, f"Copying to {path}", unit="file", disable=len(names) < FEW):
-            _copy(target / name, path / name)
+    Raises:
+        OSError: something else is there, or the system has no links.
+    """
+    target = target.resolve()
+    if path.resolve() != target:
+        if path.is_symlink():
+            path.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target, target_is_directory=target.is_dir())
 
 
 def check_complete(what: str, names: Sequence[str], folder: Path, fix: str) -> None:
@@ -54,26 +52,3 @@ def voc_palette() -> bytes:
     for bit in range(8):
         colours[:, bit % 3] |= (index >> bit & 1) << 7 - bit // 3
     return colours.astype(np.uint8).tobytes()
-
-
-def _linked(target: Path, path: Path) -> bool:
-    """Whether `path` shows the target, or could be made a link to it. A link elsewhere is replaced, files never are."""
-    target = target.resolve()
-    if path.resolve() == target:
-        return True
-    if path.is_symlink():
-        path.unlink()
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.symlink_to(target, target_is_directory=target.is_dir())
-    except OSError:  # some file systems have no links, and Windows asks for a privilege
-        return False
-    return True
-
-
-def _copy(source: Path, path: Path) -> None:
-    if not path.is_file() or path.stat().st_size != source.stat().st_size:
-        with written_whole(path) as temporary:
-            shutil.copyfile(source, temporary)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_aanet.data.prepare import SPLITS
-from sd_aanet.data.prepare.making import check_complete, link_folder, write_mask
+from sd_aanet.data.prepare.making import check_complete, link, write_mask
 from sd_aanet.data.reading import read_all
 from sd_aanet.data.sources.pascal5i import CLASSES, read_ids
 from sd_aanet.episode import IGNORE
@@ -41,6 +41,8 @@ def build(voc: Path, sbd: Path | None, out: Path) -> None:
     if out.resolve() == voc.resolve():
         raise ConfigError(f"--out {out} is VOC's own folder, whose lists would be overwritten: choose another")
     _check_folder(voc / "JPEGImages", "--voc VOCdevkit/VOC2012")
+    if sbd is not None and (sbd / "dataset").is_dir():
+        sbd /= "dataset"
     val = _ids_of(voc / LISTS / "val.txt")
     _tell_count("VOC's val.txt", val, VOC_VAL)
     train = _train_of_ready_masks(voc, val) if sbd is None else _train_by_rule(voc, sbd, val)
@@ -51,10 +53,10 @@ def build(voc: Path, sbd: Path | None, out: Path) -> None:
     if sbd is None:
         masks = [f"{name}.png" for name in listed]
         check_complete("masks of the lists", masks, voc / MASKS, "complete the folder, or give --sbd")
-        link_folder(voc / MASKS, out / MASKS, masks)
+        link(voc / MASKS, out / MASKS)
     else:
-        _write_masks(listed, voc, _dataset(sbd), out / MASKS)
-    link_folder(voc / "JPEGImages", out / "JPEGImages", pictures)
+        _write_masks(listed, voc, sbd, out / MASKS)
+    link(voc / "JPEGImages", out / "JPEGImages")
     for split, names in zip(SPLITS, (train, val), strict=True):
         with written_whole(out / LISTS / f"{split}.txt") as temporary:
             temporary.write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
@@ -89,9 +91,9 @@ def _ids_of(path: Path) -> set[str]:
 
 def _train_by_rule(voc: Path, sbd: Path, val: set[str]) -> set[str]:
     _check_folder(voc / "SegmentationClass", "--voc VOCdevkit/VOC2012")
-    _check_folder(_dataset(sbd) / "cls", "--sbd benchmark_RELEASE")
+    _check_folder(sbd / "cls", "--sbd benchmark_RELEASE")
     voc_train = _ids_of(voc / LISTS / "train.txt") - val
-    sbd_train = _ids_of(_dataset(sbd) / "train.txt") - val
+    sbd_train = _ids_of(sbd / "train.txt") - val
     _tell_count("VOC's train.txt", voc_train, VOC_TRAIN)
     _tell_count("SBD's train.txt without VOC's val.txt", sbd_train, SBD_TRAIN)
     return voc_train | sbd_train
@@ -148,10 +150,6 @@ def _write_mask(names: list[str], voc: Path, sbd: Path, folder: Path, i: int) ->
             "its archive again"
         )
     write_mask(label, folder / f"{names[i]}.png")
-
-
-def _dataset(sbd: Path) -> Path:
-    return sbd / "dataset" if (sbd / "dataset").is_dir() else sbd
 
 
 def _check_folder(folder: Path, option: str) -> None:

@@ -47,7 +47,7 @@ class Coco20i(LabelMapSource):
         self.folds = folds
         self.root = root = Path(root).expanduser()
         self._json, self._images = _find(root, split)
-        self._annotations = CocoAnnotations.open(self._json)
+        self._annotations = CocoAnnotations(self._json)
         self.classes = tuple(name for _, name in self._annotations.categories)
         count = len(set(self.classes))
         if not count == len(self.classes) == CLASSES:

@@ -206,7 +206,7 @@ def _lengths(segmentation: Mapping[str, Any], height: int, width: int) -> list[i
     if size != [height, width]:
         raise _Malformed(f".segmentation.size is {_shown(size)}, expected the image's [{height}, {width}]")
     try:
-        lengths = run_lengths.unpack([counts.encode()])[0].tolist() if isinstance(counts, str) else counts
+        lengths = run_lengths.unpack(counts.encode()) if isinstance(counts, str) else counts
     except ValueError as error:
         raise _Malformed(f".segmentation.counts holds {error}, expected COCO's packed run lengths") from None
     if not isinstance(lengths, list) or not {*map(type, lengths)} <= {int} or min(lengths, default=0) < 0:

@@ -149,7 +149,7 @@ class _Part:
     """
 
     def __init__(self, folder: Path, path: Path) -> None:
-        self.path, self.annotations = path, CocoAnnotations.open(path)
+        self.path, self.annotations = path, CocoAnnotations(path)
         files = files_below(folder)
         names = {_plain(name): number for number, name in enumerate(self.annotations.images)}
         found = _located(names, files)

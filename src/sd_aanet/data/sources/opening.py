@@ -39,11 +39,12 @@ def open_source(config: Mapping[str, Any], split: Split) -> ImageSource:
             f"dataset _target_={target!r}, expected a class under sd_aanet.data.sources: choose dataset=shapes, "
             "pascal5i, coco20i, fss1000 or folder"
         )
-    kind = SOURCES[target]
+    kind: Any = SOURCES[target]
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     takes = inspect.signature(kind).parameters
     check(arguments, kind.rules, "dataset.source.", takes.keys() - {"split"})
     for name in takes.keys() - arguments.keys() - {"split"}:
         if takes[name].default is inspect.Parameter.empty:
             raise ConfigError(f"dataset.source.{name} is not set: give dataset.source.{name}=...")
-    return kind(split=split, **arguments)
+    source: ImageSource = kind(split=split, **arguments)
+    return source

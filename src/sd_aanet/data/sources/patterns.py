@@ -1,9 +1,10 @@
-"""What the shapes of the embedded data set are made of: outlines and textures."""
+"""What the shapes of the embedded data set are made of: outlines and textures, and the classes, which pair them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,3 +139,14 @@ def plain(u: Floats, v: Floats, phase: float) -> Floats:
 
 def _on(where: NDArray[np.bool_]) -> Floats:
     return where.astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------ classes
+
+FOLDS: Final[tuple[tuple[tuple[Texture, Outline], ...], ...]] = (
+    ((striped, star), (checked, ring), (dotted, cross), (shaded, gear), (woven, crescent)),
+    ((zigzag, arrow), (gridded, heart), (bricked, triangle), (mosaic, clover), (ringed, letter)),
+    ((zigzag, star), (bricked, cross), (mosaic, crescent), (shaded, heart), (striped, clover)),
+    ((gridded, ring), (ringed, gear), (woven, arrow), (dotted, triangle), (checked, letter)),
+)
+"""The classes: within a fold every outline and every texture differ; its lookalikes are in other folds."""

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST = 7
-"""Characters of a length, which has 32 bits."""
-
 
 def pack_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> bytes:
     """The union of polygons x, y, x, y, ... of three corners or more, as COCO's own tools draw them."""
@@ -37,44 +34,30 @@ def area(packed: bytes) -> int:
     return int(mask.area({"counts": packed, "size": [1, 1]}))  # whatever the size
 
 
-def unpack(masks: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The lengths of packed masks; of many at once, as that is much faster.
-
-    Returns:
-        The lengths of all masks, one mask after the other, and how many each mask has.
+def unpack(packed: bytes) -> list[int]:
+    """The lengths of a packed mask.
 
     Raises:
         ValueError: the characters pack no lengths.
     """
-    digits = np.frombuffer(b"".join(masks), np.uint8).astype(np.int64) - ord("0")
-    last = digits < 32  # of its length
-    stops = np.cumsum([len(packed) for packed in masks])
-    if not all(masks) or not last[stops - 1].all() or not ((digits >= 0) & (digits < 64)).all():
-        raise ValueError("characters that pack no run lengths")
-    ends = np.flatnonzero(last) + 1
-    starts = np.concatenate(([0], ends[:-1]))
-    if (ends - starts).max() > _MOST:
-        raise ValueError("a run length of more than 32 bits")
-    place = np.arange(len(digits)) - np.repeat(starts, ends - starts)
-    lengths = np.add.reduceat((digits & 31) << 5 * place, starts)
-    lengths -= (digits[ends - 1] >> 4 & 1) << 5 * (ends - starts)  # the highest bit is the sign
-    counts = np.diff(np.searchsorted(ends, stops, side="right"), prepend=0)
-    _add_up(lengths, counts)
-    if lengths.min() < 0 or lengths.max() >= 2**32:
-        raise ValueError("a run length below 0 or of more than 32 bits")
-    return lengths.astype(np.uint32), counts
-
-
-def _add_up(lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
-    """From the fourth of a mask on, a length is stored as what it has more than the one two before it: undo that."""
-    mask = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(lengths)) - np.repeat(np.cumsum(counts) - counts, counts)
-    for first in (1, 2):
-        chain = (place >= first) & (place % 2 == first % 2)
-        sums = np.cumsum(lengths[chain])
-        members = np.bincount(mask[chain], minlength=len(counts))
-        before = np.concatenate(([0], sums))[np.cumsum(members) - members]
-        lengths[chain] = sums - np.repeat(before, members)
+    lengths: list[int] = []
+    value = bits = 0
+    for digit in (character - ord("0") for character in packed):
+        if not 0 <= digit < 64:
+            break
+        value |= (digit & 31) << bits
+        bits += 5
+        if digit < 32:  # the last of its length, whose highest bit is the sign
+            value -= (digit >> 4) << bits
+            # From the fourth on, a length is stored as what it has more than the one two before it.
+            lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
+            value = bits = 0
+    else:
+        if lengths and not bits:
+            if min(lengths) < 0:
+                raise ValueError("a run length below 0")
+            return lengths
+    raise ValueError("characters that pack no run lengths")
 
 
 def paint(label: NDArray[np.uint8], lengths: Iterable[int], value: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -18,44 +18,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from sd_aanet.data.sources.base import ImageSource, Split
-from sd_aanet.data.sources.patterns import (
-    Contour,
-    Floats,
-    Outline,
-    Texture,
-    arrow,
-    bricked,
-    checked,
-    clover,
-    crescent,
-    cross,
-    dotted,
-    gear,
-    gridded,
-    heart,
-    letter,
-    mosaic,
-    plain,
-    ring,
-    ringed,
-    shaded,
-    star,
-    striped,
-    triangle,
-    woven,
-    zigzag,
-)
+from sd_aanet.data.sources.patterns import FOLDS, Contour, Floats, Texture, plain
 from sd_aanet.errors import ConfigError
 from sd_aanet.images import Array8
 from sd_aanet.rules import check, or_null, whole
-
-FOLDS: Final[tuple[tuple[tuple[Texture, Outline], ...], ...]] = (
-    ((striped, star), (checked, ring), (dotted, cross), (shaded, gear), (woven, crescent)),
-    ((zigzag, arrow), (gridded, heart), (bricked, triangle), (mosaic, clover), (ringed, letter)),
-    ((zigzag, star), (bricked, cross), (mosaic, crescent), (shaded, heart), (striped, clover)),
-    ((gridded, ring), (ringed, gear), (woven, arrow), (dotted, triangle), (checked, letter)),
-)
-"""The classes: within a fold every outline and every texture differ; its lookalikes are in other folds."""
 
 _CLASSES = tuple(pair for fold in FOLDS for pair in fold)
 _HUES = {
@@ -113,12 +79,7 @@ def _clutter(rng: Generator, width: float, length: float) -> _Item:
 
 
 def _place(
-    rng: Generator,
-    class_id: int,
-    contours: list[Contour],
-    texture: Texture,
-    scale: float,
-    centre: tuple[float, float],
+    rng: Generator, class_id: int, contours: list[Contour], texture: Texture, scale: float, centre: tuple[float, float]
 ) -> _Item:
     """Turn by up to 40 degrees, stretch and move; the texture turns too, but nearly keeps its scale."""
     angle, stretch = rng.uniform(-0.7, 0.7), math.exp(rng.uniform(-0.2, 0.2))

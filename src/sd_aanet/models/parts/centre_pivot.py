@@ -58,7 +58,7 @@ class CentrePivot(nn.Module):
             bias = self._bias("over_support").repeat(some[1] * some[2])
             across = F.linear(x.flatten(3), self._matrix(*grid), bias).unflatten(3, (some[1], some[2], -1))
         else:
-            across = self.over_support(x.flatten(0, 2).permute(0, 3, 1, 2))  # (P h w, C', a', b')
+            across = self._across(x.flatten(0, 2).permute(0, 3, 1, 2))  # (P h w, C', a', b')
             across = across.permute(0, 2, 3, 1).unflatten(0, x.shape[:3])  # (P, h, w, a', b', C')
         total: Tensor = across.add_(along.unflatten(0, some).permute(0, 4, 5, 1, 2, 3))
         return total
@@ -97,9 +97,18 @@ class CentrePivot(nn.Module):
             step = len(along)
         for k in range(0, len(along), step):
             maps = correlations(q[:, k : k + step], s.flatten(1), channels).unflatten(2, s.shape[1:])
-            across = self.over_support(maps).permute(0, 2, 3, 1)  # (n, i', j', C')
+            across = self._across(maps).permute(0, 2, 3, 1)  # (n, i', j', C')
             inside[k : k + step] = across.add_(along[k : k + step])
         return whole
+
+    def _across(self, maps: Tensor) -> Tensor:
+        """The convolution over an example's axes: (n, C, a, b) -> (n, C', a / stride, b / stride).
+
+        Never to a width of one: oneDNN's bfloat16 convolutions with a stride leave memory as they found it there.
+        """
+        outputs = -(-maps.shape[3] // self.stride)
+        across: Tensor = self.over_support(F.pad(maps, (0, self.stride)) if outputs == 1 else maps)
+        return across[..., :outputs]
 
     def _bias(self, part: str) -> Tensor:
         return self.get_submodule(part).get_parameter("bias")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -100,25 +100,16 @@ class SDAANetLoss(nn.Module):
         alpha: weight of the distillation (paper: 50).
         beta: weight of the supports' segmentation (paper: 0.5).
         auxiliary: weight of the auxiliary logits' mean (1).
-        variant, temperature, detach_teacher, teacher: see `Distillation`.
+        distillation: arguments of `Distillation`.
 
     Attributes:
         weights: of the terms, by name.
     """
 
-    def __init__(
-        self,
-        alpha: float = 50.0,
-        beta: float = 0.5,
-        auxiliary: float = 1.0,
-        variant: str = "published",
-        temperature: float | None = None,
-        detach_teacher: bool | None = None,
-        teacher: str = "separate",
-    ) -> None:
+    def __init__(self, alpha: float = 50.0, beta: float = 0.5, auxiliary: float = 1.0, **distillation: Any) -> None:
         super().__init__()
         self.weights: Mapping[str, float] = {"auxiliary": auxiliary, "distillation": alpha, "support": beta}
-        self.distillation = Distillation(variant, temperature, detach_teacher, teacher)
+        self.distillation = Distillation(**distillation)
 
     def forward(
         self, prediction: SDAANetPrediction, query_mask: Tensor, way_mask: Tensor, support_mask: Tensor

@@ -43,24 +43,16 @@ class Queries(Rows):
 
 @dataclass(frozen=True)
 class Supports(Rows):
-    """N labelled pictures.
+    """N labelled pictures, or B support sets.
 
     Attributes:
-        prototypes: (N, C).
-        columns: for each picture the high features of its foreground; None where the prior is off.
-        maps: (N, C, h, w), projected; only in training, whose losses look at them again.
+        prototypes: (N, C), or (B, K, C).
+        columns: for each picture the high features of its foreground; None where the prior is off, and of sets.
+        maps: (N, C, h, w), or (B, K, C, h, w), projected; only in training, whose losses look at them again.
     """
 
     prototypes: Tensor
     columns: tuple[Columns, ...] | None
-    maps: Tensor | None
-
-
-@dataclass(frozen=True)
-class SupportSets(Rows):
-    """B support sets: `prototypes` (B, K, C) and `maps` (B, K, C, h, w) as those of `Supports`."""
-
-    prototypes: Tensor
     maps: Tensor | None
 
 
@@ -90,7 +82,7 @@ class SDAANetPrediction(Prediction):
     query_features: Tensor | None = None
 
 
-class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
+class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
     """Few-shot segmentation of a query from K supports (arXiv 2108.06600).
 
     Args:
@@ -157,6 +149,7 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
         guides = self.ways * (int(prior) + int(saam))
         self.decoder = Decoder(channels, guides, tuple(bins), 0.1 * dropout, self.ways + 1)
         self.loss = SDAANetLoss(variant=variant, **(loss or {}))
+        self.loss_weights = self.loss.weights
         # SAAM's first pool is a single cell: its batch norm needs two of them.
         self.least_batch = 2 if saam else 1
         if init == "lecun":
@@ -169,10 +162,6 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
         parts = {(True, True): "SD-AANet", (False, False): "baseline", (False, True): "without SDPM"}
         name = parts.get((self.sdpm is not None, self.saam is not None), "without SAAM")
         return f"{name} ({self.variant}){'' if self.high is not None else ', no prior'}"
-
-    @property
-    def loss_weights(self) -> Mapping[str, float]:
-        return self.loss.weights
 
     def encode_query(self, features: Mid, masked: High | None) -> Queries:
         """See `FewShotMethod.encode_query` (method: Head, steps 1 and 4)."""
@@ -187,10 +176,10 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
         columns = None if masked is None else foreground_columns(masked.high, share_of(mask, 1, masked.high[0][None]))
         return Supports(p, columns, s if self.training else None)
 
-    def support_set(self, supports: Supports, shots: int) -> SupportSets:
+    def support_set(self, supports: Supports, shots: int) -> Supports:
         """See `FewShotMethod.support_set`; the shots stay apart, since SDPM reweights each."""
         maps = None if supports.maps is None else supports.maps.unflatten(0, (-1, shots))
-        return SupportSets(supports.prototypes.unflatten(0, (-1, shots)), maps)
+        return Supports(supports.prototypes.unflatten(0, (-1, shots)), None, maps)
 
     def pair(self, queries: Queries, rows: Sequence[int], supports: Supports) -> Priors | None:
         """See `FewShotMethod.pair` (method: Head, step 5)."""
@@ -201,7 +190,7 @@ class SDAANet(MidHigh[Queries, Supports, SupportSets, Priors]):
             return Priors(torch.stack([prior_mask(query, columns) for query, columns in both]))  # (N, h, w)
 
     def compare(
-        self, queries: Queries, sets: SupportSets, pairs: Priors | None, size: tuple[int, int]
+        self, queries: Queries, sets: Supports, pairs: Priors | None, size: tuple[int, int]
     ) -> SDAANetPrediction:
         """See `FewShotMethod.compare` (method: Head, steps 3 to 7). N = 1 but for `SDAANetMulti`."""
         q, p = queries.features, sets.prototypes  # (B, C, h, w), (BN, K, C)
@@ -288,7 +277,7 @@ class SDAANetMulti(SDAANet):
         return f"{super().label}, {self.ways} classes at once"
 
     def compare(
-        self, queries: Queries, sets: SupportSets, pairs: Priors | None, size: tuple[int, int]
+        self, queries: Queries, sets: Supports, pairs: Priors | None, size: tuple[int, int]
     ) -> SDAANetPrediction:
         found = len(sets.prototypes) // len(queries)
         if found != self.ways:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,8 +42,6 @@ HEAD = {
 
 _LINEAR = ("sdpm.squeeze.weight", "sdpm.excite.weight")
 """1x1 convolutions there, linear layers here."""
-_LAYER = re.compile(r"layer([0-4])\.(\d+)(?:\.(.+))?")
-_RESNET_STEM = {"0": "conv1", "1": "bn1"}
 
 
 def backbone_of(names: Mapping[str, tuple[int, ...]]) -> str:
@@ -65,36 +64,31 @@ def backbone_of(names: Mapping[str, tuple[int, ...]]) -> str:
 def our_name(name: str, backbone: str) -> str | None:
     """Our name of a published tensor; None where there is none."""
     module, _, tensor = name.rpartition(".")
-    if module in HEAD:
-        return f"{HEAD[module]}.{tensor}"
-    match = _LAYER.fullmatch(module)
-    if match is None:
-        return None
-    stage, index, _ = match.groups()
-    if backbone == "vgg16_bn":
-        return f"backbone.features.{VGG.STAGES[int(stage)] + int(index)}.{tensor}"
-    if stage == "0":
-        return f"backbone.{_RESNET_STEM[index]}.{tensor}" if index in _RESNET_STEM else None
-    return f"backbone.{module}.{tensor}"
+    ours = _modules(backbone).get(module)
+    if ours is None and backbone != "vgg16_bn" and re.match(r"layer[1-4]\.", module):
+        ours = f"backbone.{module}"  # torchvision's name, there and here
+    return None if ours is None else f"{ours}.{tensor}"
 
 
 def published_names(ours: Iterable[str], backbone: str) -> dict[str, str]:
     """{our name: published name} for the tensors of a network of ours."""
-    head = {there: here for here, there in HEAD.items()}
-    stem = {there: here for here, there in _RESNET_STEM.items()}
+    published = {here: there for there, here in _modules(backbone).items()}
     names = {}
     for name in ours:
         module, _, tensor = name.rpartition(".")
-        if module in head:
-            names[name] = f"{head[module]}.{tensor}"
-        elif module.startswith("backbone.features."):
-            index = int(module.rsplit(".", 1)[1])
-            stage = max(i for i in range(5) if VGG.STAGES[i] <= index)
-            names[name] = f"layer{stage}.{index - VGG.STAGES[stage]}.{tensor}"
-        elif module.startswith("backbone."):
-            inner = module.removeprefix("backbone.")
-            names[name] = f"layer0.{stem[inner]}.{tensor}" if inner in stem else f"{inner}.{tensor}"
+        if module in published or module.startswith("backbone."):
+            names[name] = f"{published.get(module, module.removeprefix('backbone.'))}.{tensor}"
     return names
+
+
+def _modules(backbone: str) -> dict[str, str]:
+    """Published module -> ours, but for those of a ResNet's stages, which have one name."""
+    if backbone != "vgg16_bn":
+        return HEAD | {"layer0.0": "backbone.conv1", "layer0.1": "backbone.bn1"}
+    stages = enumerate(pairwise(VGG.STAGES))
+    return HEAD | {
+        f"layer{k}.{i - first}": f"backbone.features.{i}" for k, (first, end) in stages for i in range(first, end)
+    }
 
 
 def from_published(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
