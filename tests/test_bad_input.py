@@ -41,7 +41,7 @@ UNKNOWN = [
     (("train", "steps"), ("'steps' cannot be read", "KEY=VALUE")),
     (("train", "fold=0,1"), ("fold has several values", "-m")),
     (("train", "+fold=1"), ("fold",)),
-    (("train", "model=null"), ("is null", "train --help")),
+    (("train", "model=null"), ("model=null is unknown", "sd_aanet_multi")),
     (("train", *TINY, "+model.loss.gamma=1"), ("loss.gamma", "leave it out")),
     (("train", *TINY, "+optimizer.gamma=1"), ("gamma", "leave it out")),
     (("train", *TINY, "+backbone.output_stride=4"), ("output_stride=4", "8, 16 or 32")),
