@@ -41,6 +41,10 @@ UNKNOWN = [
     (("train", "steps"), ("'steps' cannot be read", "KEY=VALUE")),
     (("train", "fold=0,1"), ("fold has several values", "-m")),
     (("train", "+fold=1"), ("fold",)),
+    (("train", "model=null"), ("is null", "train --help")),
+    (("train", *TINY, "+model.loss.gamma=1"), ("loss.gamma", "leave it out")),
+    (("train", *TINY, "+optimizer.gamma=1"), ("gamma", "leave it out")),
+    (("train", *TINY, "+backbone.output_stride=4"), ("output_stride=4", "8, 16 or 32")),
     (("train", "dataset=pascal5i"), ("dataset.root is not set",)),
     (
         ("train", "dataset=pascal5i", "dataset.root=a", "dataset.source.size=9"),
@@ -134,6 +138,10 @@ KINDS = {
     "dataset.source.seed=-1": "at least 0",
     "dataset.source.images=0": "at least 1",
     "strategy.devices=[]": "a list of their indices",
+    "backbone.mid=[]": "a name of an output, or a list of them, or null",
+    "backbone.mid=3": "a name of an output, or a list of them, or null",
+    "recipe.test_size=abc": "a whole number",
+    "recipe.size=-5": "at least 1",
 }
 
 
@@ -277,6 +285,13 @@ def test_resume_needs_the_folder_of_a_training(trained: tuple[Path, Done], tmp_p
 )
 def test_evaluations_that_cannot_work(setting: str, words: tuple[str, ...], trained: tuple[Path, Done]) -> None:
     refuse("evaluate", *EVALUATION, f"checkpoint={trained[0] / 'checkpoints/best.ckpt'}", setting, words=words)
+
+
+def test_features_that_are_no_names_of_outputs() -> None:
+    """Of a method that takes its own choice of them."""
+    for model in ("prototype", "probe"):
+        settings = (*EVALUATION, "checkpoint=null", f"model={model}")
+        refuse("evaluate", *settings, "model.features=3", words=("model.features=3, expected a name", "or null"))
 
 
 # Data

@@ -87,6 +87,15 @@ def text(example: str) -> Rule:
 SWITCH = one_of(True, False)
 
 
+def _named(value: Any) -> bool:
+    some = value if isinstance(value, list | tuple) else [value]
+    return len(some) > 0 and all(isinstance(name, str) for name in some)
+
+
+OUTPUTS = Rule("a name of an output, or a list of them, or null", lambda v: v is None or _named(v), None)
+"""Of a backbone."""
+
+
 def check(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "") -> None:
     """Refuse values that break their rules; those that are missing break none.
 

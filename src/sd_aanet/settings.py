@@ -97,6 +97,7 @@ SETTINGS = (
     Setting("cache_gb", number(8, zero=False), {"free"}),
     Setting("cache_dir", or_null(text("features")), {"free"}),
     Setting("checkpoint", or_null(text("best.ckpt"))),
+    Setting("not_finite", one_of("refuse", "use")),
     Setting("resume", or_null(text("runs/latest")), {"free"}),
     Setting("out", text("runs/mine"), {"free"}),
     Setting("sweep", or_null(text("mine")), {"free"}),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sd_aanet.data import transforms
 from sd_aanet.data.transforms import AUGMENTS, Augment, Preprocess
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError
@@ -79,6 +80,19 @@ def test_restore_undoes_the_resizing(resize: str, height: int, width: int) -> No
     # Only the outermost pixels are further off, where bilinear has nothing beyond to go by.
     assert (back - torch.from_numpy(ramp)).abs().max() < 6
     assert (back - torch.from_numpy(ramp)).abs().mean() < 1.2
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+@pytest.mark.parametrize("size", [(40, 200), (201, 33), (17, 17), (1, 5)])
+def test_a_map_in_strips_is_the_whole_one(resize: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess, values = Preprocess(17, resize), torch.rand(17, 17)
+    whole = preprocess.restore(values, size)
+    for strip in (1, 300, 10**6):
+        monkeypatch.setattr(transforms, "_STRIP", strip)
+        restored = preprocess.restored(values, size)
+        torch.testing.assert_close(torch.from_numpy(restored.whole()), whole)
+        rows = [part for part, _ in restored.strips()]
+        assert len(rows) == -(-size[0] // max(1, strip // size[1]))
 
 
 def test_restore_keeps_leading_axes() -> None:

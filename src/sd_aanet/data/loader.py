@@ -10,7 +10,7 @@ import torch
 from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import DataLoader, Dataset
 
-from sd_aanet.data.reading import lines_of_workers, start_method
+from sd_aanet.data.reading import end_in_silence, lines_of_workers, start_method
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class Loader(DataLoader[T]):
 
 
 def _start_worker(worker: int) -> None:
-    """One OpenCV thread a worker; and what Lightning's own function does, which this one displaces."""
+    """No say in signals, one OpenCV thread a worker, and what Lightning's function does, which this one displaces."""
+    end_in_silence(worker)
     cv2.setNumThreads(0)
     pl_worker_init_function(worker)

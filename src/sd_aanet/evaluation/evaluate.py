@@ -28,6 +28,7 @@ from sd_aanet.feature_cache import GIGABYTE
 from sd_aanet.files import written_whole
 from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.settings import named
+from sd_aanet.signals import not_as_exits
 from sd_aanet.trainer import Progress, affordable, build_trainer, for_test
 
 RESOLUTIONS = {"original": ("original",), "squashed": ("squashed",), "both": ("original", "squashed")}
@@ -135,6 +136,8 @@ def evaluate(
     embeddings = torch.cat(tester.embeddings).cpu().numpy() if tester.embeddings else np.zeros((0, 0), np.float32)
     if len(embeddings) == len(order):
         results.write_prototypes(first[:, 2], embeddings[order][: len(first)], out)
+    else:  # nor those of another evaluation
+        (out / "prototypes.npz").unlink(missing_ok=True)
     return result
 
 
@@ -150,7 +153,8 @@ def _test(
     share = dealt(episodes, trainer.global_rank, trainer.world_size)
     tester.steps = plan(share, tester.most_supports(), data.test_batch_size)
     pictures = StepDataset(data.source("val"), tester.steps, data.preprocess, data.ignore_boundary)
-    trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
+    with not_as_exits():
+        trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # the first process goes on alone
     return trainer
@@ -206,11 +210,12 @@ def draw(tester: EpisodeTester, data: EpisodeDataModule, spec: EpisodeSpec, titl
     size = (image.shape[0], image.shape[1])
     truth = joined_masks([torch.from_numpy(source.mask(spec.query, c)) for c in spec.classes]).numpy()
     found = answers(data.preprocess.restore(scores[0].cpu(), size)).numpy()
+    attention = data.preprocess.attention(prediction, 0, size)
     return EpisodeRow(
         title=title,
         supports=[(source.image(i), source.mask(i, c)) for i, c in spec.examples],
         query=image,
         query_mask=np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8),
         prediction=(found > 0).astype(np.uint8),
-        attention=data.preprocess.attention(prediction, 0, size),
+        attention=None if attention is None else attention.whole(),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from sd_aanet.building import build_network, sizes
+from sd_aanet.building import untrained
 from sd_aanet.checkpoint import Trained, load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.transforms import Preprocess
@@ -41,15 +41,14 @@ def run(config: dict[str, Any]) -> Result:
     protocol = Protocol(config["protocol"]["name"], config["resolution"], seeds, config["seed"], views)
     if config["checkpoint"] is None:
         pl.seed_everything(config["seed"], verbose=False)
-        method, network = build_network(config)
-        size, resize = sizes(config, method.backbone.grid)[1], config["resize"] or "squash"
+        method, network, preprocess = untrained(config)
     else:
-        trained = load_trained(config["checkpoint"])
+        trained = load_trained(config["checkpoint"], config["not_finite"])
         # A size or a resize of one's own, else what the checkpoint was trained with.
         method, network = trained.method, dict(trained.network)
         size, resize = config["size"] or trained.preprocess.size, config["resize"] or trained.preprocess.resize
         method.backbone.grid.check(size)
-    preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)
+        preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)
     data = EpisodeDataModule(
         dict(config["dataset"]["source"]),
         **data_settings(config) | vars(preprocess),

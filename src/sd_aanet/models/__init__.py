@@ -51,7 +51,7 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
     )
     if unknown := set(arguments) - _settings(chosen):
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
-    return chosen(build_backbone(**strided, **backbone), **arguments)
+    return chosen(build_backbone(**strided | dict(backbone)), **arguments)
 
 
 def _settings(method: type[Method]) -> set[str]:

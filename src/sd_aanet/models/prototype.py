@@ -14,7 +14,7 @@ from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
-from sd_aanet.rules import SWITCH
+from sd_aanet.rules import OUTPUTS, SWITCH
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CosinePrototype(Mapped[Prototypes, Prototypes]):
     name = "prototype"
     label = "prototype"
     trains = False
-    rules: ClassVar = {"normalise": SWITCH}
+    rules: ClassVar = {"features": OUTPUTS, "normalise": SWITCH}
 
     def __init__(
         self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False
@@ -58,5 +58,6 @@ class CosinePrototype(Mapped[Prototypes, Prototypes]):
         """See `FewShotMethod.compare`; the logits are cosines."""
         both = F.normalize(sets.both, dim=-1)  # (B, 2, C)
         q = F.normalize(queries.maps.to(both.dtype), dim=1)  # (B, C, h, w)
-        cosine = torch.einsum("bchw,bpc->bphw", q, both)  # (B, 2, h, w)
+        with torch.autocast(q.device.type, enabled=False):  # in half precision the nearer one is often neither
+            cosine = torch.einsum("bchw,bpc->bphw", q, both)  # (B, 2, h, w)
         return Prediction(resize(cosine, size), {"similarity": cosine[:, 1:] - cosine[:, :1]}, both[:, 1])

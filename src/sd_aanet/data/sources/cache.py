@@ -21,7 +21,11 @@ _CHECK = 32
 
 
 def cache_folder() -> Path:
-    """$SD_AANET_CACHE, else sd_aanet in the user's cache folder; not made here."""
+    """$SD_AANET_CACHE, else sd_aanet in the user's cache folder; not made here.
+
+    Raises:
+        RuntimeError: there is none of these.
+    """
     if own := os.environ.get("SD_AANET_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd_aanet"
@@ -33,9 +37,12 @@ def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:
     Args:
         name: of the file, without its suffix.
         fingerprint: of all that the arrays depend on; those with another one are made anew, and so are damaged ones.
-        make: makes them. Where the cache cannot be written, the next start makes them again.
+        make: makes them. Where the cache cannot be written, or there is none, the next start makes them again.
     """
-    path = cache_folder() / f"{name}.kept"
+    try:
+        path = cache_folder() / f"{name}.kept"
+    except RuntimeError:  # the user has no home folder, as in some containers
+        return make()
     with suppress(OSError):
         content = path.read_bytes()
         if content[:_CHECK] == _check(fingerprint, content[_CHECK:]):
