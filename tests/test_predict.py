@@ -17,7 +17,7 @@ from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
-from sd_aanet.predict import run
+from sd_aanet.predict import _pair, run
 from sd_aanet.segmenter import FewShotSegmenter
 
 
@@ -347,3 +347,26 @@ def test_without_a_checkpoint(
         found = np.array(Image.open(Path(config["out"]) / "b_mask.png")) == 1
         truth = mask[:, ::-1] == 255
         assert (found & truth).sum() / (found | truth).sum() > 0.6, model
+
+
+@pytest.mark.parametrize(
+    ("entry", "image", "mask"),
+    [
+        ("a.png:b.png", "a.png", "b.png"),
+        ("a:b.png:c.png", "a:b.png", "c.png"),
+        (r"C:\data\cat.jpg:C:\data\mask.png", r"C:\data\cat.jpg", r"C:\data\mask.png"),
+        (r"cat.jpg:D:\mask.png", "cat.jpg", r"D:\mask.png"),
+        ("C:/cat.jpg:mask.png", "C:/cat.jpg", "mask.png"),
+        ("cat.jpg:/data/mask.png", "cat.jpg", "/data/mask.png"),
+        ("~/cat.jpg:~/mask.png", str(Path.home() / "cat.jpg"), str(Path.home() / "mask.png")),
+        ({"image": "a.png", "mask": "b:c.png"}, "a.png", "b:c.png"),
+    ],
+)
+def test_pairs_with_drives_and_colons(entry: Any, image: str, mask: str) -> None:
+    assert _pair(entry) == (Path(image), Path(mask))
+
+
+@pytest.mark.parametrize("entry", ["a.png", "a.png:", ":a.png", r"C:\a.png", "", {"image": "a", "mask": ""}])
+def test_what_is_no_pair(entry: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is not a pair: .* or as 'support=\[\{image"):
+        _pair(entry)

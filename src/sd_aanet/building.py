@@ -29,7 +29,7 @@ def network_arguments(backbone: Config, model: Config) -> Config:
         ConfigError: an unknown backbone or method, or a value that breaks the rules of its settings.
     """
     check(backbone, backbone_rules(backbone["name"]), "backbone.")
-    check(model, find_method(model["method"]).rules, "model.")
+    find_method(model["method"])  # said before weights are looked for
     weights = backbone["weights"]
     trainable = (weights is None) if backbone["trainable"] == "auto" else backbone["trainable"]
     norm = ("batch" if trainable else "frozen") if backbone["norm"] == "auto" else backbone["norm"]

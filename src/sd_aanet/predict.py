@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,22 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sd_aanet.arguments import word
 from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
 from sd_aanet.images import SUFFIXES, Array8, check_image, read_image, read_support
 from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
+from sd_aanet.rules import at_home, check
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation
+from sd_aanet.settings import RULES
 
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
 SUPPORTS = "supports.png"
 _COLUMNS, _SIDE = 4, 320
+_COLON = re.compile(r":(?:(?<!^[A-Za-z]:)(?<!:[A-Za-z]:)|(?![\\/]))")
+"""Not that of a drive, `C:\\`."""
 
 
 def run(config: Mapping[str, Any]) -> Path:
@@ -32,9 +38,9 @@ def run(config: Mapping[str, Any]) -> Path:
     without decoding them; each is decoded once, in its turn.
 
     Args:
-        config: `checkpoint`, or where that is None `backbone`, `model`, `size`, `resize` and
-            `recipe`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
-            `class_id`, the object's value in the masks, or None; `device`; `precision`.
+        config: `checkpoint`, or where that is None `backbone`, `model`, `size`, `resize` and `recipe`; `support`, a
+            list of "image:mask" or of {"image": ..., "mask": ...}; `query`, a list of files and folders; `out`, a
+            folder; `class_id`, the object's value in the masks, or None; `device`; `precision`.
 
     Returns:
         The folder that holds the results.
@@ -44,8 +50,10 @@ def run(config: Mapping[str, Any]) -> Path:
         DataError: pictures or masks that are missing, unreadable or do not fit.
         CheckpointError: see `FewShotSegmenter.from_checkpoint`.
     """
-    pairs = [_pair(text) for text in _list(config, "support")]
-    queries = _queries(_list(config, "query"))
+    given = {name: _list(config, name) for name in ("support", "query")}
+    check(given, RULES)
+    pairs = [_pair(entry) for entry in given["support"]]
+    queries = _queries(given["query"])
     out = Path(str(config.get("out") or "predictions"))
     names = _unique([query.stem for query in queries])
     _check_out(out, [f"{name}{ending}" for name in names for ending in OURS] + [SUPPORTS], queries, pairs)
@@ -89,22 +97,26 @@ def run(config: Mapping[str, Any]) -> Path:
     return out
 
 
-def _list(config: Mapping[str, Any], name: str) -> list[str]:
-    """A setting that is one value or a list of them, as strings."""
+def _list(config: Mapping[str, Any], name: str) -> list[Any]:
+    """A setting that is one value or a list of them."""
     value = config.get(name)
-    values = [value] if isinstance(value, str | Path | int | float) else list(value or ())
-    if not values:
-        example = {"support": "[img1.jpg:mask1.png]", "query": "[a.jpg,b.jpg]", "checkpoint": "best.ckpt"}[name]
-        raise ConfigError(f"{name} is empty: set it, for example {name}={example}")
-    return [str(value) for value in values]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if values in ([], [None]):
+        raise ConfigError(f"{name} is empty: set it, for example {word(f'{name}={RULES[name].example}')}")
+    return values
 
 
-def _pair(text: str) -> tuple[Path, Path]:
-    """Image and mask, parted by the last colon, for a path may hold one itself."""
-    image, _, mask = text.rpartition(":")
+def _pair(entry: str | Mapping[str, str]) -> tuple[Path, Path]:
+    """Image and mask: by name, or parted by the last colon, for a path may hold one itself."""
+    if isinstance(entry, str):
+        *_, last = 0, *(colon.start() for colon in _COLON.finditer(entry))
+        image, mask = entry[:last], entry[last + 1 :]
+    else:
+        image, mask = entry["image"], entry["mask"]
     if not image or not mask:
-        raise ConfigError(f"support '{text}' is not a pair: write image and mask as img1.jpg:mask1.png")
-    return Path(image), Path(mask)
+        named = "'support=[{image: img1.jpg, mask: mask1.png}]'"
+        raise ConfigError(f"support '{entry}' is not a pair: write image and mask as img1.jpg:mask1.png, or as {named}")
+    return Path(at_home(image)), Path(at_home(mask))
 
 
 def _queries(entries: Sequence[str]) -> list[Path]:

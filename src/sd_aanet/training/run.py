@@ -13,10 +13,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.multiprocessing.spawn import ProcessRaisedException
-from yaml import YAMLError
 
 from sd_aanet.arguments import program
 from sd_aanet.backbones.base import Backbone
@@ -31,7 +29,8 @@ from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import claimed, results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
-from sd_aanet.settings import data_settings, named
+from sd_aanet.rules import check
+from sd_aanet.settings import RULES, data_settings, flat, named, read_settings
 from sd_aanet.signals import not_as_exits
 from sd_aanet.trainer import (
     Progress,
@@ -54,6 +53,8 @@ logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 LAST = Path("checkpoints", "last.ckpt")
 """In a run's folder: from where it goes on."""
+NEEDED = ("backbone.weights", "backbone.trainable", "backbone.norm", "optimizer.name")
+"""What a training needs of settings that are checked by their owners."""
 NOT_FINITE = "not_finite.json"
 """In a run's folder: the episodes of the batch whose loss was no number."""
 
@@ -302,20 +303,17 @@ def _last_checkpoint(resume: Path, out: Path, first: bool) -> Path | None:
 
 
 def _saved_config(out: Path, given: Config) -> Config:
-    """The settings of the training that made a folder."""
+    """The settings of a run, all that a training needs, as `given` has them."""
     path = out / "config.yaml"
-    try:
-        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(
-            f"resume='{given['resume']}' has no {path}: give the folder of a run that was interrupted"
-        ) from None
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError):
-        saved = None
-    missing = sorted(set(given) - set(saved)) if isinstance(saved, dict) else ["anything that can be read"]
-    if missing or not isinstance(saved, dict):
-        raise ConfigError(f"'{path}' lacks {', '.join(missing)}: it is not what a training wrote; start a new one")
-    return {str(key): value for key, value in saved.items()}
+    if not path.is_file():
+        raise ConfigError(f"resume='{given['resume']}' has no {path}: give the folder of a run that was interrupted")
+    saved = read_settings(path)
+    needed = (*given, *NEEDED, *(key for key, _ in flat(given) if key in RULES))
+    there = {*saved, *(key for key, _ in flat(saved))}
+    if missing := [key for key in needed if key not in there]:
+        raise ConfigError(f"'{path}' lacks the setting {missing[0]}: give the folder that a training made")
+    check(saved, RULES)
+    return saved
 
 
 def _evaluate(
