@@ -28,7 +28,6 @@ def evaluated(out: str, *settings: str) -> Done:
     common = ("checkpoint=null", "model.channels=8", "seeds=2", "episodes=41", "batch_size=4", "workers=0")
     done = run_process("evaluate", *common, *data, *settings, f"out={out}", environment=ONE_THREAD)
     assert done.code == 0, done.err
-    assert done.err == ""
     return done
 
 
