@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from sd_aanet.arguments import program
+from sd_aanet.arguments import program, setting, word
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.weights import safe_load
 from sd_aanet.building import build_network, sizes
@@ -67,7 +67,9 @@ def run(config: Config) -> dict[str, float]:
         config = _saved_config(out, config)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
     elif _is_first(config) and (out / "config.yaml").exists():
-        raise ConfigError(f"out='{out}' holds a training already: choose another folder, or go on with resume={out}")
+        raise ConfigError(
+            f"out='{out}' holds a training already: choose another folder, or go on with {setting('resume', out)}"
+        )
     settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     method, network = build_network(config)
@@ -139,7 +141,7 @@ def _train(
             if end.code not in (None, 1):  # those are what Lightning makes of SIGTERM and of Ctrl-C
                 raise
             if config.get("sweep") is None and (out / "checkpoints" / "last.ckpt").is_file():
-                logger.info("go on with: %s train resume=%s", program(), short(out))
+                logger.info("go on with: %s train %s", program(), setting("resume", short(out)))
             raise KeyboardInterrupt from None
         finally:
             finish(loggers)
@@ -301,13 +303,13 @@ def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
     if config.get("sweep") is not None:
         return  # the sweep says it once, at its end
     root = config["dataset"].get("root")
-    data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
-    command, fold = program(), config["fold"]
+    data = setting("dataset", config["dataset"]["name"]) + (f" {setting('dataset.root', root)}" if root else "")
+    command, fold, trained = program(), config["fold"], setting("checkpoint", short(checkpoint))
     ways = f" way={config['way']}" if config["way"] > 1 else ""
     another = f"{command} train {data} fold={(fold + 1) % folds}{ways} (other novel classes); " if folds > 1 else ""
     print(
         "\nnext:\n"
-        f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold}{ways} shot=5\n"
-        f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
+        f"  {command} evaluate {trained} {data} fold={fold}{ways} shot=5\n"
+        f"  {command} predict {trained} {word('support=[picture.jpg:mask.png]')} query=other.jpg\n"
         f"  {another}{command} train --help (all settings)"
     )
