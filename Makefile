@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate test test-all lint format typecheck audit bench bench-full bench-gpu bench-busy clean
+.PHONY: help install train evaluate test test-all lint format typecheck mutants audit bench bench-full bench-gpu bench-busy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ audit: $(STAMP) ## look for holes: in src (bandit), and known ones of the tested
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[audit]'
 	@$(BIN)/bandit -q -c pyproject.toml -r src
 	-@$(BIN)/pip-audit --timeout 5 --progress-spinner off --disable-pip --no-deps -r constraints.txt
+
+mutants: $(STAMP) ## change the code in 200 places and see whether tests notice (an hour or two on 2 cores); ARGS="--count 20"
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory against the published way, small (7 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -41,6 +41,10 @@ UNKNOWN = [
     (("train", "steps"), ("'steps' cannot be read", "KEY=VALUE")),
     (("train", "fold=0,1"), ("fold has several values", "-m")),
     (("train", "+fold=1"), ("fold",)),
+    (("train", "model=null"), ("model=null is unknown", "sd_aanet_multi")),
+    (("train", *TINY, "+model.loss.gamma=1"), ("loss.gamma", "leave it out")),
+    (("train", *TINY, "+optimizer.gamma=1"), ("gamma", "leave it out")),
+    (("train", *TINY, "+backbone.output_stride=4"), ("output_stride=4", "8, 16 or 32")),
     (("train", "dataset=pascal5i"), ("dataset.root is not set",)),
     (
         ("train", "dataset=pascal5i", "dataset.root=a", "dataset.source.size=9"),
@@ -53,7 +57,7 @@ UNKNOWN = [
     (("train", "backbone=null"), ("backbone=null is unknown", "resnet18")),
     (("train", "experiment=null"), ("experiment=null is unknown", "leave it out")),
     (("train", "~val_every"), ("'~val_every' takes a setting away", "val_every=")),
-    (("train", "+optimizer.speed=1"), ("'optimizer.speed' is unknown",)),
+    (("train", "+optimizer.speed=1"), ("no setting speed",)),
     (("train", "+dataset.source.speed=1"), ("'dataset.source.speed' is unknown",)),
     (("train", "+model.loss.speed=1"), ("no setting loss.speed",)),
     (("predict", "checkpoint=a", "support=[a:b]", f"query={'q' * 400}"), ("too long for a path",)),
@@ -95,6 +99,7 @@ VALUES = {
     "backbone.name=resnet19": "resnet18, resnet34",
     "backbone.norm=group": "frozen or batch",
     "backbone.high=stage7": "stage4",
+    "backbone.mid=3": "has no such output",
     "backbone.mid=stage9": "stage4",
     "way=4": "1 to 3",
     "optimizer.name=lamb": "sgd, adam, adamw",
@@ -163,6 +168,9 @@ KINDS = {
     "backbone.name=[]": "a text",
     "recipe.size=a": "a whole number",
     "logger.name=5": "csv, wandb",
+    "backbone.mid=[]": "a text or a list of texts, or null",
+    "recipe.test_size=abc": "a whole number",
+    "recipe.size=-5": "at least 1",
 }
 
 
@@ -306,6 +314,13 @@ def test_resume_needs_the_folder_of_a_training(trained: tuple[Path, Done], tmp_p
 )
 def test_evaluations_that_cannot_work(setting: str, words: tuple[str, ...], trained: tuple[Path, Done]) -> None:
     refuse("evaluate", *EVALUATION, f"checkpoint={trained[0] / 'checkpoints/best.ckpt'}", setting, words=words)
+
+
+def test_features_that_are_no_names_of_outputs() -> None:
+    """Of a method that takes its own choice of them."""
+    for model in ("prototype", "probe"):
+        settings = (*EVALUATION, "checkpoint=null", f"model={model}")
+        refuse("evaluate", *settings, "model.features=3", words=("model.features=3, expected a name", "or null"))
 
 
 # Data

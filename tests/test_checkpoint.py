@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from commands import EVALUATION, TINY, Done, run
+from commands import refused as refused_in_one_line
 from networks import inputs, predict, rough
 from plain import Plain, layout
 from sd_aanet.checkpoint import Trained, load_trained, save_trained
@@ -22,6 +25,7 @@ from sd_aanet.models import build_method
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.models.sd_aanet.convert import export_published, import_published
 from sd_aanet.models.sd_aanet.golden import official_state
+from sd_aanet.segmenter import FewShotSegmenter
 from sd_aanet.training.module import FewShotModule
 
 NETWORK: dict[str, Any] = {
@@ -325,3 +329,39 @@ def test_the_command(vgg: dict[str, Tensor], tmp_path: Path, capsys: pytest.Capt
         main(["import-published", str(tmp_path / "missing.pth"), "--out", ours])
     assert leave.value.code == 2
     assert capsys.readouterr().err == f"sd-aanet: file '{tmp_path / 'missing.pth'}' does not exist: check the path\n"
+
+
+# What is no number
+
+
+@pytest.fixture
+def diverged(trained: tuple[Path, Done], tmp_path: Path) -> Path:
+    """A checkpoint whose training ended in NaN, as those of other versions may have."""
+    checkpoint = torch.load(trained[0] / "checkpoints/last.ckpt", weights_only=True)
+    name = next(name for name, value in checkpoint["state_dict"].items() if name.endswith("running_var"))
+    checkpoint["state_dict"][name][0] = float("inf")
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save(checkpoint, path)
+    shutil.copy(trained[0] / "config.yaml", tmp_path / "run/config.yaml")
+    return path
+
+
+def test_what_is_not_finite_is_refused_wherever_it_is_loaded(
+    diverged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "tensors are not finite, "
+    short = (*TINY, "test_episodes=0")
+    for given in (
+        ("evaluate", *EVALUATION, f"checkpoint={diverged}"),
+        ("evaluate", *EVALUATION, "checkpoint=null", f"backbone.weights={diverged}"),
+        ("train", *short, f"checkpoint={diverged}"),
+        ("train", f"resume={tmp_path / 'run'}"),
+    ):
+        refused_in_one_line(run(*given), f"'{diverged}': 1 of ", words)
+    with pytest.raises(CheckpointError, match=words):
+        FewShotSegmenter.from_checkpoint(diverged)
+    done = run("evaluate", *EVALUATION, f"checkpoint={diverged}", "not_finite=use", "out=used")
+    assert done.code == 0, done.err
+    assert FewShotSegmenter.from_checkpoint(diverged, not_finite="use")

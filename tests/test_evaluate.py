@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
 from data.fake_folder import make_folder
+from sd_aanet.errors import PredictionError
+from sd_aanet.segmenter import FewShotSegmenter
 from sd_aanet.settings import named
 
 PROTOTYPE = ("checkpoint=null", "model=prototype")
@@ -391,3 +394,25 @@ def test_a_list_whose_fold_has_other_classes_here(checkpoint: str) -> None:
     Path("list.json").write_text(json.dumps(content | {"fold": 0}))
     words = ("is a list of fold 0 and has episodes of 'zigzag arrow'", "dataset.source")
     refused(run("evaluate", *EVALUATION, checkpoint, "episodes_file=list.json", "out=listed"), *words)
+
+
+def test_predictions_that_are_no_numbers_have_no_scores(trained: tuple[Path, Done]) -> None:
+    """They would be taken for background."""
+    content = torch.load(trained[0] / "checkpoints/best.ckpt", weights_only=True)
+    content["state_dict"]["method.decoder.classifier.3.weight"].fill_(3e38)  # finite, and its products are not
+    torch.save(content, "spoilt.ckpt")
+    done = run("evaluate", *EVALUATION, "checkpoint=spoilt.ckpt", "out=out")
+    refused(done, "predictions of the evaluation are not finite", "precision=32-true")
+    assert not Path("out").exists()
+    segmenter = FewShotSegmenter.from_checkpoint("spoilt.ckpt", device="cpu")
+    picture = np.zeros((65, 65, 3), np.uint8)
+    segmenter.remember([(picture, np.tri(65, dtype=np.uint8))])
+    with pytest.raises(PredictionError, match=r"^predictions are not finite: [^\n]*$"):
+        segmenter.segment(picture)
+
+
+def test_prototypes_of_another_evaluation_do_not_stay(checkpoint: str) -> None:
+    evaluated(checkpoint)
+    assert Path("out/prototypes.npz").is_file()
+    evaluated("checkpoint=null", "model=hsnet")
+    assert not Path("out/prototypes.npz").exists()

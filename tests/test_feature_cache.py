@@ -243,7 +243,7 @@ def test_what_a_folder_gives_back_is_what_was_computed(tmp_path: Path) -> None:
         lambda _: b"garbage",
         lambda _: b"",
         lambda raw: raw[: len(raw) // 2],
-        lambda raw: raw[: len(raw) // 2] + bytes(64) + raw[len(raw) // 2 + 64 :],  # a whole file, zeros in a tensor
+        lambda raw: raw[: len(raw) // 2] + bytes(256) + raw[len(raw) // 2 + 256 :],  # a whole file, zeros in a tensor
     ],
 )
 def test_a_damaged_file_is_made_anew(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:

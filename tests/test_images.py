@@ -6,12 +6,14 @@ import io
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from examples import mask, picture, refused
+from sd_aanet import images
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import (
     Array8,
@@ -106,21 +108,73 @@ def test_pictures_of_any_mode_become_rgb(mode: str, label: Array8, tmp_path: Pat
     assert read_image(path).shape == (30, 40, 3)
 
 
-def test_pictures_of_more_than_8_bits_are_named_and_not_made_white(label: Array8, tmp_path: Path) -> None:
-    Image.fromarray(label.astype(np.uint16) * 9000).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"image .*a\.png holds more than 8 bits a pixel \(mode I;16\), expected 8"):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_16_bits_are_scaled_by_their_range_whoever_reads_them(suffix: str, order: str, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray((grey.astype(np.uint16) * 257).astype(order)).save(path)
+    expected = np.stack([grey] * 3, -1)
+    with Image.open(path) as opened:
+        assert opened.mode.startswith("I;16")
+        np.testing.assert_array_equal(read_image(opened), expected)
+    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_image(path, upright=False), expected)
+    Image.fromarray((grey > 99).astype(np.uint16) * 65535).save(path)
+    np.testing.assert_array_equal(read_mask(path), grey > 99)
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.int32, "32-bit whole numbers"), (np.float32, "floating-point")])
+def test_numbers_without_a_range_are_named_and_not_made_white_or_black(
+    kind: type, words: str, label: Array8, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(label.astype(kind)).save(path)
+    for read in (read_image, check_image, read_mask):
+        with refused(DataError, f"{path} holds {words}", "say nothing of their range, expected 8 or 16 bits a channel"):
+            read(path)
+    with Image.open(path) as opened, refused(DataError, f"the query holds {words}"):
+        read_image(opened, "the query")
+
+
+def test_a_large_picture_is_the_same_in_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (37, 41, 3), dtype=np.uint8)
+    deep = (values[..., 0].astype(np.uint16) * 257, np.stack([values[..., 0]] * 3, -1))
+    for number, (stored, expected) in enumerate([(values, values), (values[..., 0], deep[1]), deep]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(stored).save(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_STRIP", 100)
+            np.testing.assert_array_equal(read_image(path), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_STRIP", 100)
+        np.testing.assert_array_equal(foreground_of(mask(value=7)), mask())
+
+
+def test_a_picture_that_would_fill_the_memory_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side in (40, 60):  # Pillow warns, and refuses only what is twice as large
+        Image.new("L", (side, 50)).save(tmp_path / "a.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+        for read in (read_image, read_label, read_mask, image_size, check_image):
+            with pytest.raises(
+                DataError,
+                match=r"a\.png cannot be read .*exceeds limit.*at most 1500 pixels.*set SD_AANET_MAX_PIXELS to",
+            ) as raised:
+                read(tmp_path / "a.png")
+            assert raised.value.defect == "unreadable"
+            assert "\n" not in str(raised.value)
+
+
+def test_how_many_pixels_are_read_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    Image.new("L", (60, 60)).save(tmp_path / "a.png")
+    monkeypatch.setenv("SD_AANET_MAX_PIXELS", "3600")
+    assert read_image(tmp_path / "a.png").shape == (60, 60, 3)
+    monkeypatch.setenv("SD_AANET_MAX_PIXELS", "many")
+    with refused(ConfigError, "SD_AANET_MAX_PIXELS=many, expected a number of pixels"):
         read_image(tmp_path / "a.png")
-    with refused(DataError, "the query holds more than 8 bits a pixel (mode I;16)"):
-        read_image(Image.open(tmp_path / "a.png"), "the query")
-
-
-def test_a_picture_that_would_fill_the_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("L", (60, 50)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    for read in (read_image, read_label, read_mask, image_size, check_image):
-        with pytest.raises(DataError, match=r"a\.png cannot be read .*exceeds limit") as raised:
-            read(tmp_path / "a.png")
-        assert raised.value.defect == "unreadable"
 
 
 def problem(read: Callable[[Path], object], path: Path) -> str | None:
@@ -131,13 +185,15 @@ def problem(read: Callable[[Path], object], path: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "avif", "tif", "gif", "jp2", "dds", "blp"])
 @pytest.mark.filterwarnings("ignore")  # Pillow's, on what it found
 def test_damaged_files_are_named_whatever_the_damage(suffix: str, label: Array8, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     buffer = io.BytesIO()
-    Image.fromarray(label * 80).save(buffer, {"jpg": "jpeg"}.get(suffix, suffix), exif=exif)
+    kind = {"jpg": "jpeg", "jp2": "jpeg2000", "tif": "tiff"}.get(suffix, suffix)
+    stored = Image.fromarray(label * 80).convert("P" if suffix == "blp" else "RGB" if suffix == "dds" else "L")
+    stored.save(buffer, kind, exif=exif)
     draws = random.Random(0)
     path = tmp_path / f"a.{suffix}"
     for _ in range(150):
@@ -148,6 +204,94 @@ def test_damaged_files_are_named_whatever_the_damage(suffix: str, label: Array8,
         for read in (read_image, image_size, check_image):
             message = problem(read, path)
             assert message is None or ("\n" not in message and str(path) in message)
+
+
+def test_what_may_start_a_program_is_no_picture(label: Array8, tmp_path: Path) -> None:
+    for kind in ("EPS", "DDS", "XBM"):
+        Image.fromarray(label).convert({"XBM": "1", "EPS": "L", "DDS": "RGB"}[kind]).save(tmp_path / "a.png", kind)
+        for read in (read_image, read_label, read_mask, image_size, check_image):
+            with refused(
+                DataError, "a.png cannot be read (it is not an image), expected a whole image file (JPEG, PNG"
+            ):
+                read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "LAB", "HSV", "YCbCr", "RGBX", "I;16B", "F"])
+def test_pictures_of_any_mode_are_read_or_named(mode: str) -> None:
+    for read in (read_image, lambda picture: read_support(np.zeros((8, 9, 3), np.uint8), picture)):
+        message = None
+        try:
+            read(Image.new(mode, (9, 8)))
+        except DataError as error:
+            message = str(error)
+        assert message is None or ("\n" not in message and ("the image" in message or "the mask of support" in message))
+
+
+@pytest.mark.parametrize("shape", [(0, 9), (8, 0, 3), (0, 0, 3)])
+def test_what_has_no_pixel_is_named(shape: tuple[int, ...]) -> None:
+    with refused(DataError, "the image has no pixel"):
+        read_image(np.zeros(shape, np.uint8))
+    with refused(DataError, "the mask of support has no pixel"):
+        read_support(picture(0), np.zeros(shape[:2], np.uint8))
+    with refused(DataError, "the image has no pixel"):
+        read_image(Image.new("RGB", (0, 7)))
+
+
+def test_a_name_that_no_file_can_have_is_one_line() -> None:
+    for read in (read_image, read_label, read_mask, image_size, check_image):
+        with refused(DataError, "cannot be read (embedded null byte)"):
+            read("a\0.png")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "tiff"])
+def test_what_jpeg_made_of_a_mask_is_no_mask_whatever_its_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(mask() * 255).save(path, kind, compression="jpeg", quality=75)
+    for read in (read_label, lambda path: read_support(picture(0), path, class_id=255)):
+        with refused(DataError, "mask.png holds what JPEG made of its values"):
+            read(path)
+
+
+def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
+    photograph = np.random.default_rng(0).normal(110, 40, (60, 90, 3)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(photograph).save(tmp_path / "a.png")
+    with refused(DataError, "a.png is neither dark nor light in 9", "give its mask, not the photograph"):
+        read_mask(tmp_path / "a.png")
+    Image.fromarray(photograph[..., 0]).save(tmp_path / "grey.png")
+    for class_id in (None, 1, 120, 255):
+        with refused(DataError, "grey.png has soft edges or noise", "hard edges"):
+            read_support(picture(0), tmp_path / "grey.png", class_id)
+    soft = Image.fromarray(mask() * 255).filter(ImageFilter.GaussianBlur(1))
+    soft.save(tmp_path / "soft.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "soft.png"), np.array(soft) > 127)
+
+
+@pytest.mark.parametrize("class_id", [None, 255, 1, 128])
+@pytest.mark.parametrize("kind", ["scaled", "blurred", "half", "JPEG"])
+def test_soft_masks_are_refused_with_a_way_out_that_works(kind: str, class_id: int | None) -> None:
+    drawn = mask() * np.uint8(255)
+    soft = Image.fromarray(drawn)
+    if kind == "scaled":
+        soft = soft.resize((91, 61), Image.Resampling.BILINEAR)
+    elif kind == "blurred":
+        soft = soft.filter(ImageFilter.GaussianBlur(2))
+    elif kind == "JPEG":
+        buffer = io.BytesIO()
+        soft.save(buffer, "jpeg", quality=75)
+        soft = Image.open(buffer).convert("L")
+    values = np.array(soft)
+    if kind == "half":
+        values[10, 15:60] = 128
+    with refused(DataError, "'m.png' has soft edges or noise", "save it as PNG with hard edges"):
+        foreground_of(values, class_id, "'m.png'")
+
+
+def test_classes_are_no_soft_edges() -> None:
+    """Also many of them, small ones, and those with a line of 255 around."""
+    values = np.kron(np.arange(100, dtype=np.uint8).reshape(10, 10), np.ones((6, 6), np.uint8))
+    np.testing.assert_array_equal(foreground_of(values, 7), values == 7)
+    values[::6] = 255
+    np.testing.assert_array_equal(foreground_of(values, 7) == 1, values == 7)
 
 
 def test_sizes_that_differ_and_those_that_are_only_turned() -> None:
@@ -213,12 +357,13 @@ def test_arrays_may_be_grey_or_have_an_alpha_channel(shape: tuple[int, ...]) -> 
         ((0, 1, 15, 255), 1, (0, 1, 0, 255)),
         ((0, 1, 255), 255, (0, 0, 1)),
         ((0, 26001), None, (0, 1)),
+        ((0, 3), np.int64(3), (0, 1)),
     ],
 )
 def test_which_value_is_the_object(present: tuple[int, ...], class_id: int | None, meaning: tuple[int, ...]) -> None:
-    found = foreground_of(np.array([present]), class_id)
+    found = foreground_of(np.kron([present], np.ones((5, 5), np.int64)), class_id)
     assert found.dtype == np.uint8
-    assert tuple(found[0].tolist()) == meaning
+    np.testing.assert_array_equal(found, np.kron([meaning], np.ones((5, 5), np.uint8)))
 
 
 @pytest.mark.parametrize(
@@ -228,17 +373,18 @@ def test_which_value_is_the_object(present: tuple[int, ...], class_id: int | Non
         ((255, 255), None, ("no foreground", "only 255")),
         ((0, 1), 7, ("no foreground of class_id=7", "only 0, 1")),
         ((0, 3, 7, 255), None, ("2 classes", "3, 7", "class_id")),
-        (tuple(range(200)), None, ("199 classes", "... 199", "JPEG")),
+        (tuple(range(200)), None, ("199 classes", "... 199", "class_id")),
     ],
 )
 def test_masks_without_one_object(present: tuple[int, ...], class_id: int | None, words: tuple[str, ...]) -> None:
     with refused(DataError, "'m.png'", *words):
-        foreground_of(np.array([present]), class_id, "'m.png'")
+        foreground_of(np.kron([present], np.ones((5, 5), np.int64)), class_id, "'m.png'")
 
 
-def test_background_is_no_class() -> None:
-    with refused(ConfigError, "class_id=0"):
-        foreground_of(np.array([[0, 1]]), 0)
+@pytest.mark.parametrize("class_id", [0, -1, "1", 1.0, True, [1]])
+def test_what_is_no_class(class_id: Any) -> None:
+    with refused(ConfigError, f"class_id={class_id!r}, expected a whole number"):
+        foreground_of(np.array([[0, 1]]), class_id)
 
 
 def test_pictures_and_masks_that_cannot_be_read(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
+from sd_aanet import pictures
 from sd_aanet.pictures import BLUE, ORANGE, EpisodeRow, _wrap, episode_picture, grid, heatmap, overlay
 
 
@@ -32,6 +33,16 @@ def test_an_overlay_changes_the_object_its_edge_and_what_is_ignored() -> None:
     assert shown[13, 30].tolist() == [255, 255, 255]
     assert len(set(shown[-1, -1].tolist())) == 1
     assert (shown[40:50, 10:80] == 20).all()
+
+
+def test_an_overlay_is_the_same_in_strips_and_over_the_picture_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground, drawn = image(700, 90), np.random.default_rng(1).choice([0, 0, 0, 1, 255], (70, 9)).astype(np.uint8)
+    drawn = np.kron(drawn, np.ones((10, 10), np.uint8))
+    expected = overlay(ground, drawn)
+    monkeypatch.setattr(pictures, "_STRIP", 300)
+    np.testing.assert_array_equal(overlay(ground, drawn), expected)
+    assert overlay(ground, drawn, drawn=ground) is ground
+    np.testing.assert_array_equal(ground, expected)
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])

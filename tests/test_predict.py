@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from sd_aanet import cli
+from sd_aanet import cli, images, pictures
 from sd_aanet.checkpoint import Trained, save_trained
 from sd_aanet.comparing import Comparer
+from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
@@ -186,6 +187,30 @@ def test_class_id_chooses_among_classes(config: dict[str, Any]) -> None:
     run(config | {"class_id": 7})
 
 
+def test_a_large_query_is_segmented_in_strips(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same files, and within the pixels that may be read."""
+    run(config)
+    for module in (images, pictures, transforms):
+        monkeypatch.setattr(module, "_STRIP", 70)
+    run(config | {"out": f"{config['out']}2"})
+    for name in written(config["out"]):
+        with Image.open(f"{config['out']}/{name}") as one, Image.open(f"{config['out']}2/{name}") as other:
+            assert np.abs(np.array(one.convert("RGB"), int) - np.array(other.convert("RGB"), int)).max() <= 1, name
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1400)
+    with pytest.raises(DataError, match=r"cat\.jpg cannot be read .*2400 pixels.* at most 1400 .*SD_AANET_MAX_PIXELS"):
+        run(config | {"out": f"{config['out']}3", "query": config["support"][0].split(":")[0]})
+    assert not Path(f"{config['out']}3").exists()
+
+
+def test_a_query_of_16_bits_is_that_of_8(config: dict[str, Any], tmp_path: Path) -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (40, 60), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")
+    run(config | {"query": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]})
+    with Image.open(f"{config['out']}/a_mask.png") as one, Image.open(f"{config['out']}/b_mask.png") as other:
+        np.testing.assert_array_equal(np.array(one), np.array(other))
+
+
 # What is refused
 
 
@@ -202,7 +227,7 @@ def bad_input(name: str, config: dict[str, Any], folder: Path) -> tuple[dict[str
     return {
         "no support": ({"support": []}, ConfigError, "support is empty"),
         "no query": ({"query": None}, ConfigError, "query is empty"),
-        "no checkpoint": ({"checkpoint": None}, ConfigError, "checkpoint is empty"),
+        "no checkpoint": ({"checkpoint": []}, ConfigError, "checkpoint is empty"),
         "no pair": ({"support": [image]}, ConfigError, "is not a pair"),
         "half a pair": ({"support": [f"{image}:"]}, ConfigError, "is not a pair"),
         "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png does not exist"),
@@ -294,6 +319,34 @@ def test_the_command(
         cli.main([*arguments, f"query=[{config['query'][0]}]"])
     assert left.value.code == 0
     assert "dog_mask.png" in written(config["out"])
+
+
+def test_without_a_checkpoint(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model that needs no training finds again, in a picture of its own, what a person marked."""
+    monkeypatch.setattr("sys.argv", [])
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 40, (120, 160, 3), dtype=np.uint8)
+    picture[30:90, 40:100] += np.array([180, 60, 0], np.uint8)
+    mask = np.zeros((120, 160), np.uint8)
+    mask[30:90, 40:100] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture[:, ::-1]).save(tmp_path / "b.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    given = [f"support=[{tmp_path}/a.png:{tmp_path}/mask.png]", f"query={tmp_path}/b.png", f"out={config['out']}"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["predict", "checkpoint=null", "model=sd_aanet", "size=129", *given])
+    assert left.value.code == 2
+    assert "model=sd_aanet has to be trained: give checkpoint=" in capsys.readouterr().err
+    assert not Path(config["out"]).exists()
+    for model in ("probe", "prototype"):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["predict", "checkpoint=null", f"model={model}", "size=225", *given])
+        assert left.value.code == 0
+        found = np.array(Image.open(Path(config["out"]) / "b_mask.png")) == 1
+        truth = mask[:, ::-1] == 255
+        assert (found & truth).sum() / (found | truth).sum() > 0.6, model
 
 
 @pytest.mark.parametrize(

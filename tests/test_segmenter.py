@@ -181,6 +181,27 @@ def test_nothing_to_remember_and_nothing_remembered() -> None:
         segmenter.remember([])
 
 
+@pytest.mark.parametrize("batch", [0, -1, "4", 2.0, None])
+def test_what_is_no_number_of_pictures(batch: Any) -> None:
+    segmenter = make_segmenter()
+    with refused(ConfigError, "batch=", "expected a whole number of at least 1"):
+        segmenter.remember(supports(1), batch=batch)
+    segmenter.remember(supports(1))
+    with refused(ConfigError, "batch=", "expected a whole number of at least 1"):
+        segmenter.segment_all([picture(0)], batch=batch)
+
+
+def test_what_is_no_class_and_what_has_no_pixel() -> None:
+    segmenter = make_segmenter()
+    with refused(ConfigError, "class_id='1', expected a whole number"):
+        segmenter.remember(supports(1), class_id="1")  # type: ignore[arg-type]
+    with refused(DataError, "the image of support 1 has no pixel"):
+        segmenter.remember([(np.zeros((0, 9, 3), np.uint8), np.zeros((0, 9), np.uint8))])
+    segmenter.remember(supports(1))
+    with refused(DataError, "query has no pixel"):
+        segmenter.segment(np.zeros((9, 0), np.uint8))
+
+
 def test_an_object_that_no_feature_sees_is_refused() -> None:
     dot = np.zeros((600, 900), np.uint8)
     dot[300, 305] = 1
@@ -236,3 +257,29 @@ def test_bf16_finds_what_float32_finds() -> None:
 def test_a_size_that_is_not_8n_plus_1() -> None:
     with refused(ConfigError, "64", "65"):
         FewShotSegmenter(make_trained().method, Preprocess(64))
+
+
+def test_a_method_that_cannot_be_used_here_is_refused() -> None:
+    """Rather than answer from pictures that are normalised otherwise, or fail when it compares."""
+    lite = build_method("prototype", {"name": "efficientnet_lite0"})
+    with pytest.raises(ConfigError, match=r"preprocess has mean .* but EfficientNet-Lite0 expects"):
+        FewShotSegmenter(lite, Preprocess(65), "cpu")
+    FewShotSegmenter(lite, Preprocess(65, mean=lite.backbone.mean, std=lite.backbone.std), "cpu")
+    pairs = build_method("sd_aanet_multi", {"name": "resnet18"}, channels=8, ways=2)
+    with pytest.raises(ConfigError, match="made for 2 classes at once"):
+        FewShotSegmenter(pairs, Preprocess(65), "cpu")
+
+
+def test_a_small_object_is_seen_by_a_method_that_looks_closer() -> None:
+    """HSNet's finest map has a stride of 8, the prototype's one of 16 on the same backbone."""
+    small = np.zeros((65, 65), np.uint8)
+    small[22:28, 22:28] = 1
+    for name, seen in (("hsnet", True), ("prototype", False)):
+        method = build_method(name, {"name": "efficientnet_lite0", "mid": ["stage5"], "output_stride": 32})
+        backbone = method.backbone
+        segmenter = FewShotSegmenter(method, Preprocess(65, mean=backbone.mean, std=backbone.std), "cpu")
+        if seen:
+            segmenter.remember([(picture(0, 65, 65), small)])
+        else:
+            with pytest.raises(DataError, match="too few for the network to see"):
+                segmenter.remember([(picture(0, 65, 65), small)])

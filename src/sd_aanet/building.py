@@ -9,9 +9,10 @@ from sd_aanet.backbones import backbone_rules
 from sd_aanet.backbones.base import Grid
 from sd_aanet.backbones.int8 import stride_of
 from sd_aanet.backbones.weights import load_backbone_weights
+from sd_aanet.data.transforms import Preprocess
 from sd_aanet.models import build_method, find_method
 from sd_aanet.models.base import Method
-from sd_aanet.rules import check
+from sd_aanet.rules import check, whole
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -58,6 +59,18 @@ def build_network(config: Config) -> tuple[Method, Config]:
     return method, arguments
 
 
+def untrained(config: Config) -> tuple[Method, Config, Preprocess]:
+    """What `build_network` makes, in eval mode, and how pictures become its input: where there is no checkpoint.
+
+    Args:
+        config: with `backbone`, `model`, `size`, `resize` and `recipe`.
+    """
+    method, network = build_network(config)
+    backbone = method.backbone
+    size, resize = sizes(config, backbone.grid)[1], config["resize"] or "squash"
+    return method.eval(), network, Preprocess(size, resize, backbone.mean, backbone.std)
+
+
 def sizes(config: Config, grid: Grid) -> tuple[int, int]:
     """Sides of the input in training, and in validation, test and prediction.
 
@@ -69,8 +82,9 @@ def sizes(config: Config, grid: Grid) -> tuple[int, int]:
         grid: of the backbone.
 
     Raises:
-        ConfigError: a given size does not fit.
+        ConfigError: a given size does not fit, or one of the recipe is none.
     """
+    check(config["recipe"], dict.fromkeys(("size", "test_size"), whole(1, 473)), "recipe.")
     size, test_size, recipe = config.get("size"), config.get("test_size"), config["recipe"]
     for name, value in (("size", size), ("test_size", test_size)):
         if value is not None:

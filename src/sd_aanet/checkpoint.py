@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from sd_aanet.backbones.weights import safe_load
+from sd_aanet.backbones.weights import check_finite, safe_load, safe_save
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, SDAANetError
-from sd_aanet.files import written_whole
 from sd_aanet.models import build_method
 from sd_aanet.models.base import Method
 from sd_aanet.rules import Rule, check, or_null, text, whole
@@ -55,11 +54,16 @@ class Trained:
     training: Mapping[str, Any] | None = None
 
 
-def load_trained(path: str | Path) -> Trained:
+def load_trained(path: str | Path, not_finite: str = "refuse") -> Trained:
     """What a training wrote, in eval mode on the CPU.
 
+    Args:
+        path: of the file.
+        not_finite: "use" takes tensors that hold NaN or infinity as they are.
+
     Raises:
-        CheckpointError: the file is missing, truncated, unsafe or of another kind, or does not fit its own settings.
+        CheckpointError: the file is missing, truncated, unsafe or of another kind, does not fit its own settings, or
+            holds what is not finite.
     """
     checkpoint = safe_load(Path(path))
     settings = checkpoint.get("hyper_parameters")
@@ -81,6 +85,10 @@ def load_trained(path: str | Path) -> Trained:
             f"checkpoint '{path}' does not fit this version of sd-aanet: {line}; train again, or use the version that "
             "wrote it"
         ) from None
+    if not_finite != "use":
+        check_finite(
+            method.state_dict(), f"checkpoint '{path}'", "take an earlier one; not_finite=use takes it as it is"
+        )
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Trained(method.eval(), network, preprocess, settings["classes"], training)
 
@@ -97,8 +105,7 @@ def save_trained(trained: Trained, path: Path) -> None:
         },
         "pytorch-lightning_version": version("pytorch-lightning"),
     }
-    with written_whole(path) as temporary:
-        torch.save(checkpoint, temporary)
+    safe_save(checkpoint, path)
 
 
 def _is_published(checkpoint: Mapping[str, Any]) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import cast
 
 from sd_aanet.arguments import in_quotes
 from sd_aanet.composition import Task, print_help, run_composed
-from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.errors import ConfigError, SDAANetError, of_machine
+from sd_aanet.signals import Stopped, raising
 
 COMPOSED = {
     "train": ("sd_aanet.training.run", "train on the base classes of a fold, evaluate on its novel ones"),
@@ -34,22 +37,26 @@ PLAIN = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code: 0, 1 for what failed, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run a command and leave with its code: 0, 1 for what failed, 2 for a user's mistake, 128 + n for signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
     try:
-        sys.exit(_dispatch(argv))
-    except SDAANetError as error:
-        if debug:
+        with raising():
+            sys.exit(_dispatch(argv))
+    except Exception as error:
+        mistake = error if isinstance(error, SDAANetError) else of_machine(error)
+        if debug or mistake is None:
             raise
-        print(f"sd-aanet: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"sd-aanet: {' '.join(str(mistake).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("sd-aanet: interrupted", file=sys.stderr)
-        sys.exit(130)  # as shells do for Ctrl-C
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of ddp one says it
+            print(f"sd-aanet: {'interrupted' if number == signal.SIGINT else 'terminated'}", file=sys.stderr)
+        sys.exit(128 + number)  # as shells do
 
 
 def _dispatch(argv: list[str]) -> int:

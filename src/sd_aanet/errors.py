@@ -1,7 +1,8 @@
-"""Errors of a user's making: each message is one line that names the thing, its value, what was expected, the fix."""
+"""Errors of a user's or the machine's making: one line each: the thing, its value, what was expected, the fix."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -30,6 +31,10 @@ class CheckpointError(SDAANetError):
     """A checkpoint or weight file that is missing, truncated, of another kind, or does not fit the network."""
 
 
+class PredictionError(SDAANetError):
+    """Predictions that are no numbers, whose answer would be that of background everywhere."""
+
+
 class TrainingError(SDAANetError):
     """A training that cannot go on: its loss is no longer a number.
 
@@ -41,3 +46,19 @@ class TrainingError(SDAANetError):
     def __init__(self, message: str, places: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(message)
         self.places = tuple(places)
+
+
+_FULL = "make room, or choose another place (out=, cache_dir=)"
+_CLOSED = "give this user the right to, or choose another place (out=, cache_dir=)"
+_FIXES = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
+
+
+def of_machine(error: Exception) -> SDAANetError | None:
+    """What the machine refused, as a line of ours; None where the error is another one."""
+    line = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _FIXES:
+        place = f"'{error.filename}'" if error.filename else "a file"
+        return SDAANetError(f"{place}: {(error.strerror or line).lower()}; {_FIXES[error.errno]}")
+    if isinstance(error, RuntimeError) and line.startswith("DataLoader worker"):  # torch's only way to say so
+        return SDAANetError(f"{line.partition('. ')[0]}, perhaps since memory ran out: set workers=0, or fewer of them")
+    return None

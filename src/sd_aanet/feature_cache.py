@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sd_aanet.backbones.weights import safe_save
 from sd_aanet.episode import Rows
 from sd_aanet.errors import ConfigError
-from sd_aanet.files import written_whole
+from sd_aanet.files import remove_partial
 from sd_aanet.models.base import Method
 
 GIGABYTE = 1024**3
@@ -54,6 +55,8 @@ class FeatureCache:
         self.method = method
         self.budget = budget
         self.folder = folder
+        if folder is not None:
+            remove_partial(folder, seconds=600)
         self.kinds = kinds
         self.bytes = 0
         self.hits = self.misses = 0
@@ -119,9 +122,8 @@ class FeatureCache:
 
     def _keep(self, key: Key, row: Rows) -> None:
         if self.folder is not None:
-            with written_whole(self._path(key)) as path:
-                row = row.to("cpu")
-                torch.save((key[1], _checksum(row), vars(row)), path)
+            row = row.to("cpu")
+            safe_save((key[1], _checksum(row), vars(row)), self._path(key), synced=False)
             return
         self._kept[key] = row
         self.bytes += row.nbytes

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from sd_aanet.episode import IGNORE
-from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.errors import ConfigError, DataError, SDAANetError
 
 Array8 = NDArray[np.uint8]
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -28,9 +29,33 @@ _DARK = 127
 _SHOWN = 8
 _BYTES, _WORDS = ("1", "L", "P"), ("I;16", "I;16B", "I")
 """Modes of masks of class indices, of up to 8 bits and of more."""
-_DEEP = "more than 8 bits a pixel"
-_DAMAGED = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for a damaged file, by format and by place."""
+_DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}
+"""Modes of pictures that say nothing of their range."""
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
+"""Of files, whatever their names: of Pillow's others, some start a program, and few have been attacked so often."""
+_STRIP = 2**22
+"""Pixels that are converted at once."""
+_STEPS, _FLAT = 8, 0.25
+"""Values between 0 and 255 from which on a mask without 255 may be soft, and the share of such pixels that have their
+own value all around: of soft edges, JPEG's noise and photographs under 0.15, of regions of classes over 0.5."""
+_MIDDLE, _UNCLEAR = (64, 191), 0.2
+"""Neither dark nor light, and the share of such pixels from which on nothing was painted light on dark."""
+MAX_PIXELS = "SD_AANET_MAX_PIXELS"
+"""The environment's variable for the most pixels of a picture."""
+
+
+def most_pixels() -> int | None:
+    """The most pixels that a picture may have, so that none fills the memory: $SD_AANET_MAX_PIXELS, else Pillow's own.
+
+    Raises:
+        ConfigError: the variable is no number.
+    """
+    own = os.environ.get(MAX_PIXELS)
+    if own:
+        if not own.isdecimal() or not int(own):
+            raise ConfigError(f"{MAX_PIXELS}={own}, expected a number of pixels: set it to 200000000, or unset it")
+        Image.MAX_IMAGE_PIXELS = int(own)  # Pillow's own check refuses a picture before we could look at it
+    return Image.MAX_IMAGE_PIXELS
 
 
 def read_image(source: Picture, name: str = "the image", upright: bool = True) -> Array8:
@@ -42,16 +67,18 @@ def read_image(source: Picture, name: str = "the image", upright: bool = True) -
         upright: turn it the way a viewer shows it (EXIF).
 
     Raises:
-        DataError: the file is missing, truncated, no image, or has more than 8 bits a channel; or the array is not
-            uint8 (H, W), (H, W, 3) or (H, W, 4).
+        DataError: the file is missing, truncated, no image, too large (see `most_pixels`), or has more than 16 bits a
+            channel, which have no defined range; or the array is not uint8 (H, W), (H, W, 3) or (H, W, 4), or empty.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
             raise DataError(f"{name} is an array {source.dtype} {source.shape}: expected uint8 (H, W, 3), RGB")
+        _check_not_empty(source.shape, name)
         return np.ascontiguousarray(source[..., :3] if source.ndim == 3 else np.stack([source] * 3, -1))
     with _opened(source, "image", name) as (file, called):
         _check_depth(file, called)
-        return np.array(_turned(file, upright).convert("RGB"))
+        _check_not_empty(file.size, called)
+        return _pixels(_turned(file, upright))
 
 
 def check_image(path: str | Path) -> None:
@@ -61,25 +88,37 @@ def check_image(path: str | Path) -> None:
         file.verify()
 
 
-def read_label(path: str | Path) -> Array8:
-    """A mask of class indices (a palette or grey PNG) as stored, uint8 (H, W).
+def read_label(path: str | Path, upright: bool = False) -> Array8:
+    """A mask of class indices (a palette or grey PNG), uint8 (H, W).
+
+    Args:
+        path: of the file.
+        upright: turn it the way a viewer shows it, as its picture (EXIF).
 
     Raises:
         DataError: the file is missing, truncated, no image, holds colours or more than 8 bits, or is a JPEG, whose
             values are not those that were saved.
     """
     with _opened(path, "mask") as (file, called):
-        return np.array(_indices(file, called, _BYTES), dtype=np.uint8)
+        return np.array(_turned(_indices(file, called, _BYTES), upright), dtype=np.uint8)
 
 
 def read_mask(path: str | Path) -> Array8:
     """A mask of one object, painted light on dark or as 0 and 1, in grey or in colours: uint8 (H, W) of 0 and 1.
 
     Raises:
-        DataError: the file is missing, truncated or no image.
+        DataError: the file is missing, truncated, no image, or one that is neither dark nor light, as a photograph.
     """
-    with _opened(path, "mask") as (file, _):
-        grey = np.array(file if file.mode in ("P", "1") else file.convert("L"), dtype=np.uint8)
+    with _opened(path, "mask") as (file, called):
+        _check_depth(file, called)
+        grey = np.array(file if file.mode in ("P", "1") else _shallow(file).convert("L"), dtype=np.uint8)
+    unclear = np.mean((grey >= _MIDDLE[0]) & (grey <= _MIDDLE[1]))
+    if unclear > _UNCLEAR:
+        raise DataError(
+            f"{called} is neither dark nor light in {unclear:.0%} of its pixels, expected the object light on dark: "
+            "give its mask, not the photograph",
+            defect="values",
+        )
     return (grey > (_DARK if grey.max(initial=0) > 1 else 0)).astype(np.uint8)
 
 
@@ -153,17 +192,26 @@ def foreground_of(
         DataError: no foreground, or several values and no `class_id` to choose among them.
         ConfigError: `class_id` is under 1.
     """
-    if class_id is not None and class_id < 1:
-        raise ConfigError(f"class_id={class_id}, expected a mask's value from 1 on: 0 is the background")
+    whole = isinstance(class_id, int | np.integer) and not isinstance(class_id, bool)
+    if class_id is not None and not (whole and class_id >= 1):
+        raise ConfigError(
+            f"class_id={class_id!r}, expected a whole number, the object's value in the masks, from 1 on (0 is the "
+            "background), or none"
+        )
     values = values.astype(np.uint8) if values.dtype == np.bool_ else values
-    present = np.unique(values).tolist()
+    present = _present(values)
     candidates = [value for value in present if value not in (0, IGNORE)]
+    if _is_soft(values, present):
+        raise DataError(
+            f"{name} has soft edges or noise ({len(candidates)} values beside 0 and {IGNORE}), as painting, scaling "
+            "and JPEG leave them, expected one value a class: save it as PNG with hard edges, no smoothing, no JPEG",
+            defect="values",
+        )
     if class_id is not None:
-        chosen = class_id
+        chosen = int(class_id)
     elif len(candidates) > 1:
         raise DataError(
-            f"{name} holds {len(candidates)} classes ({_listed(candidates)}), expected one: choose it with "
-            "class_id=..., or, if it was painted, save it as PNG with hard edges (no JPEG, no smoothing)"
+            f"{name} holds {len(candidates)} classes ({_listed(candidates)}), expected one: choose it with class_id=..."
         )
     else:
         chosen = candidates[0] if candidates else IGNORE
@@ -172,9 +220,29 @@ def foreground_of(
         raise DataError(
             f"{name} shows no foreground{wanted}, only {_listed(present)}: mark the object in it, or leave it out"
         )
-    meaning = np.where(values == IGNORE, IGNORE, 0).astype(np.uint8)
+    meaning = np.zeros(values.shape, np.uint8)
+    meaning[values == IGNORE] = IGNORE
     meaning[values == chosen] = 1
     return meaning
+
+
+def _present(values: NDArray[Any]) -> list[int]:
+    """The values of a mask, sorted; of a part of a large one at a time, as to sort takes memory."""
+    rows = max(1, _STRIP // max(1, values.shape[1]))
+    parts = (np.unique(values[top : top + rows]).tolist() for top in range(0, len(values), rows))
+    return sorted({value for part in parts for value in part})
+
+
+def _is_soft(values: NDArray[Any], present: Sequence[int]) -> bool:
+    """Whether the values between background and object are no classes, but edges or noise: nowhere flat."""
+    between = {*present} - {0, IGNORE, np.iinfo(np.uint16).max}
+    if between <= {1} or (len(between) < _STEPS and IGNORE not in present):
+        return False
+    inside = (values != 0) & (values != IGNORE)
+    count, padded = np.count_nonzero(inside), np.pad(values, 1, mode="edge")
+    for neighbour in (padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]):
+        inside &= neighbour == values
+    return bool(np.count_nonzero(inside) < _FLAT * count)
 
 
 def _values(mask: Mask, name: str) -> NDArray[np.integer] | NDArray[np.bool_]:
@@ -182,6 +250,7 @@ def _values(mask: Mask, name: str) -> NDArray[np.integer] | NDArray[np.bool_]:
     if isinstance(mask, np.ndarray):
         if mask.ndim != 2 or mask.dtype.kind not in "biu":
             raise DataError(f"{name} is an array {mask.dtype} {mask.shape}: expected integers or booleans (H, W)")
+        _check_not_empty(mask.shape, name)
         return mask
     with _opened(mask, "mask", name) as (file, _):
         if file.mode == "LA":  # a painting program's grey layer: what is transparent was not painted
@@ -193,8 +262,8 @@ def _values(mask: Mask, name: str) -> NDArray[np.integer] | NDArray[np.bool_]:
 def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:
     """The same file, whose pixels are class indices."""
     if file.mode not in modes:
-        problem = f"{_DEEP if _is_deep(file) else 'colours'} (mode {file.mode})"
-    elif file.format == "JPEG":
+        problem = f"{'more than 8 bits a pixel' if file.mode[0] in 'IF' else 'colours'} (mode {file.mode})"
+    elif file.format in ("JPEG", "MPO") or file.info.get("compression") in ("jpeg", "tiff_jpeg"):
         problem = "what JPEG made of its values"
     else:
         return file
@@ -205,12 +274,34 @@ def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:
 
 
 def _check_depth(file: Image.Image, name: str) -> None:
-    if _is_deep(file):  # Pillow would make white of all that is over 255
-        raise DataError(f"{name} holds {_DEEP} (mode {file.mode}), expected 8 a channel: convert it", defect="values")
+    if file.mode in _DEEP:  # Pillow would make white of all that is over 255
+        raise DataError(
+            f"{name} holds {_DEEP[file.mode]} (mode {file.mode}), which say nothing of their range, expected 8 or 16 "
+            "bits a channel: convert it",
+            defect="values",
+        )
 
 
-def _is_deep(file: Image.Image) -> bool:
-    return file.mode[0] in "IF"
+def _check_not_empty(shape: tuple[int, ...], name: str) -> None:
+    if 0 in shape:
+        raise DataError(f"{name} has no pixel (shape {shape}): give a picture and its mask, or leave it out")
+
+
+def _pixels(file: Image.Image) -> Array8:
+    """An image as RGB, a strip at a time: to convert, Pillow holds several whole ones."""
+    rows = max(1, _STRIP // file.width)
+    if rows >= file.height:
+        return np.array(_shallow(file).convert("RGB"))
+    pixels = np.empty((file.height, file.width, 3), np.uint8)
+    for top in range(0, file.height, rows):
+        strip = file.crop((0, top, file.width, min(top + rows, file.height)))
+        pixels[top : top + rows] = np.asarray(_shallow(strip).convert("RGB"))
+    return pixels
+
+
+def _shallow(file: Image.Image) -> Image.Image:
+    """The same image in 8 bits a channel: of 16 bits of grey the upper ones, as Pillow reads 16 bits of colour."""
+    return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if file.mode.startswith("I;16") else file
 
 
 def _turned(file: Image.Image, upright: bool = True) -> Image.Image:
@@ -222,19 +313,33 @@ def _opened(
     source: str | os.PathLike[str] | Image.Image, what: str, otherwise: str = ""
 ) -> Iterator[tuple[Image.Image, str]]:
     """An image and what errors call it; what goes wrong while it is decoded becomes one line."""
-    name = _called(source, what, otherwise)
+    name, bound = _called(source, what, otherwise), most_pixels()
     try:
         if isinstance(source, Image.Image):
             yield source, name
         else:
-            with Image.open(source) as file:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                file = Image.open(source, formats=_FORMATS)
+            with file:
                 yield file, name
+    except SDAANetError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{name} does not exist: check the path, or the list that names it", "missing") from None
-    except _DAMAGED as error:
-        problem = "it is not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{name} cannot be read ({problem}), expected a whole image file: replace it or leave it out",
+            f"{name} cannot be read ({str(error).partition(',')[0]}), expected at most {bound} pixels: make it "
+            f"smaller, or set {MAX_PIXELS} to as many as memory holds",
+            defect="unreadable",
+        ) from None
+    except Exception as error:  # of a damaged file it is of almost any kind, by format and by place
+        problem = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            problem = "it is not an image"
+        raise DataError(
+            f"{name} cannot be read ({problem}), expected a whole image file ({', '.join(_FORMATS)}): replace it or "
+            "leave it out",
             defect="unreadable",
         ) from error
 

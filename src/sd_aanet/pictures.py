@@ -27,6 +27,8 @@ Captioned = tuple[Array8, str]
 """A picture, uint8 (H, W, 3), and what stands below it."""
 _GAP = 10
 _LINES = 2
+_STRIP = 2**22
+"""Pixels of a large picture that are drawn at once."""
 _SUPPORTS = 3
 
 
@@ -51,13 +53,14 @@ class EpisodeRow:
     attention: NDArray[np.floating] | None = None
 
 
-def overlay(image: Array8, mask: NDArray[np.integer], colour: Colour = ORANGE) -> Array8:
+def overlay(image: Array8, mask: NDArray[np.integer], colour: Colour = ORANGE, drawn: Array8 | None = None) -> Array8:
     """A mask on its picture: the object tinted and outlined, ignored pixels greyed.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         mask: (H, W), 1 = object, 255 = ignore, 0 = other.
         colour: of the object.
+        drawn: where to draw, the image itself or a copy of it; None makes one.
 
     Returns:
         uint8 (H, W, 3).
@@ -67,30 +70,44 @@ def overlay(image: Array8, mask: NDArray[np.integer], colour: Colour = ORANGE) -
     """
     if mask.shape != image.shape[:2]:
         raise ValueError(f"mask {mask.shape} does not fit image {image.shape}")
-    drawn = image.copy()
-    for value, tint in ((IGNORE, _GREY), (1, colour)):
-        inside = mask == value
-        drawn[inside] = (0.55 * image[inside] + 0.45 * np.array(tint)).astype(np.uint8)
+    drawn = image.copy() if drawn is None else drawn
     width = max(1, round(min(mask.shape) / 200))
-    inside8 = (mask == 1).astype(np.uint8)
-    # A light line around the coloured one: seen on a ground of any colour.
-    for line, paint in ((2 * width, (255, 255, 255)), (width, colour)):
-        drawn[_dilate(inside8, line) & (inside8 == 0)] = paint
+    rows = max(1, _STRIP // mask.shape[1])
+    for top in range(0, len(mask), rows):  # what is made of whole large pictures fills the memory
+        above = max(0, top - 2 * width)
+        outside = (mask[above : top + rows + 2 * width] != 1).astype(np.uint8)
+        strip, part = drawn[top : top + rows], mask[top : top + rows]
+        for value, tint in ((IGNORE, _GREY), (1, colour)):
+            table = (0.55 * np.arange(256)[:, None] + 0.45 * np.array(tint)).astype(np.uint8)
+            np.copyto(strip, cv2.LUT(strip, table[None]), where=(part == value)[..., None])
+        if outside.all():
+            continue
+        away = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[top - above :][: len(part)]
+        # A light line around the coloured one: seen on a ground of any colour.
+        for line, paint in ((2 * width, (255, 255, 255)), (width, colour)):
+            strip[(away > 0) & (away <= line)] = paint
     return drawn
 
 
-def _dilate(mask: Array8, by: int) -> NDArray[np.bool_]:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))
-    return cv2.dilate(mask, kernel).astype(bool)
+def heat(values: NDArray[np.floating]) -> Array8:
+    """Values in [0, 1] as places in `heat_colours`, uint8 of their shape."""
+    places: Array8 = np.minimum(values * 256, 255).astype(np.uint8)
+    return places
+
+
+def heat_colours() -> Array8:
+    """Black to yellow (matplotlib's inferno: equal steps look equal), uint8 (256, 3)."""
+    # Only attention needs it, and its import takes longer than a small picture.
+    from matplotlib import colormaps
+
+    coloured: Array8 = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+    return coloured
 
 
 def heatmap(values: NDArray[np.floating]) -> Array8:
-    """Values in [0, 1], (H, W), as uint8 (H, W, 3), black to yellow (matplotlib's inferno: equal steps look equal)."""
-    # Only this function needs it, and its import takes longer than a small picture.
-    from matplotlib import colormaps
-
-    coloured: Array8 = colormaps["inferno"](values, bytes=True)[..., :3]
-    return np.ascontiguousarray(coloured)
+    """Values in [0, 1], (H, W), as uint8 (H, W, 3), black to yellow."""
+    coloured: Array8 = heat_colours()[heat(values)]
+    return coloured
 
 
 def grid(rows: Sequence[Sequence[Captioned | None]], titles: Sequence[str] = (), side: int = 240) -> Image.Image:
@@ -103,7 +120,7 @@ def grid(rows: Sequence[Sequence[Captioned | None]], titles: Sequence[str] = (),
     """
     font, bold = ImageFont.load_default(size=14), ImageFont.load_default(size=17)
     line, head = 18, 28 if titles else 0  # a little over what these fonts take
-    scaled = [[None if cell is None else (_fit(cell[0], side), _wrap(cell[1], side, font)) for cell in r] for r in rows]
+    scaled = [[None if cell is None else (fit(cell[0], side), _wrap(cell[1], side, font)) for cell in r] for r in rows]
     heights = [max((cell[0].height for cell in row if cell), default=0) for row in scaled]
     lines = [max((len(cell[1]) for cell in row if cell), default=0) for row in scaled]
     width = max(map(len, rows), default=0) * (side + _GAP) + _GAP
@@ -127,7 +144,8 @@ def grid(rows: Sequence[Sequence[Captioned | None]], titles: Sequence[str] = (),
     return canvas
 
 
-def _fit(image: Array8, side: int) -> Image.Image:
+def fit(image: Array8, side: int) -> Image.Image:
+    """A picture scaled to fit into a square of so many pixels."""
     picture = Image.fromarray(image)
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -12,10 +12,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from sd_aanet.arguments import word
+from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
 from sd_aanet.images import SUFFIXES, Array8, check_image, read_image, read_support
-from sd_aanet.pictures import BLUE, ORANGE, grid, heatmap, overlay
+from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
 from sd_aanet.rules import at_home, check
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation
@@ -23,7 +24,7 @@ from sd_aanet.settings import RULES
 
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
 SUPPORTS = "supports.png"
-_COLUMNS = 4
+_COLUMNS, _SIDE = 4, 320
 _COLON = re.compile(r":(?:(?<!^[A-Za-z]:)(?<!:[A-Za-z]:)|(?![\\/]))")
 """Not that of a drive, `C:\\`."""
 
@@ -37,9 +38,9 @@ def run(config: Mapping[str, Any]) -> Path:
     without decoding them; each is decoded once, in its turn.
 
     Args:
-        config: `checkpoint`; `support`, a list of "image:mask" or of {"image": ..., "mask": ...}; `query`, a list of
-            files and folders; `out`, a folder; `class_id`, the object's value in the masks, or None; `device`;
-            `precision`.
+        config: `checkpoint`, or where that is None `backbone`, `model`, `size`, `resize` and `recipe`; `support`, a
+            list of "image:mask" or of {"image": ..., "mask": ...}; `query`, a list of files and folders; `out`, a
+            folder; `class_id`, the object's value in the masks, or None; `device`; `precision`.
 
     Returns:
         The folder that holds the results.
@@ -54,34 +55,43 @@ def run(config: Mapping[str, Any]) -> Path:
     pairs = [_pair(entry) for entry in given["support"]]
     queries = _queries(given["query"])
     out = Path(str(config.get("out") or "predictions"))
-    class_id = _class_id(config.get("class_id"))
     names = _unique([query.stem for query in queries])
     _check_out(out, [f"{name}{ending}" for name in names for ending in OURS] + [SUPPORTS], queries, pairs)
-    checkpoint = _list(config, "checkpoint")[0]
-
-    supports = [read_support(image, mask, class_id) for image, mask in pairs]
     for query in queries:
         check_image(query)
     precision = str(config.get("precision") or "32-true")
     set_tf32(precision == "tf32")
-    segmenter = FewShotSegmenter.from_checkpoint(
-        checkpoint, str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
-    )
-    segmenter.remember(supports)
+    where = str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
+    if config["checkpoint"] is None:
+        method, _, preprocess = untrained(dict(config))
+        if method.trains:
+            raise ConfigError(
+                f"model={method.name} has to be trained: give checkpoint=..., or choose one that needs no training, "
+                "such as model=probe"
+            )
+        segmenter = FewShotSegmenter(method, preprocess, *where)
+    else:
+        checkpoint = _list(config, "checkpoint")[0]
+        segmenter = FewShotSegmenter.from_checkpoint(
+            checkpoint, *where, not_finite=str(config.get("not_finite") or "refuse")
+        )
+    shown: list[Captioned] = []
+    segmenter.remember(_read(pairs, config.get("class_id"), shown))
 
     try:
-        _save(_supports_picture(pairs, supports), out / SUPPORTS)
+        _save(grid([shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)], side=_SIDE), out / SUPPORTS)
         named = zip(queries, names, strict=True)
         for query, name in tqdm(named, "predict", total=len(queries), unit="image", disable=len(queries) == 1):
             image = read_image(query)
             segmentation = segmenter.segment(image)
             for ending, picture in _pictures(image, segmentation):
                 _save(picture, out / f"{name}{ending}")
+                del picture  # before the next one is drawn: of a large query each takes much memory
     except OSError as error:
         raise DataError(f"out='{out}' cannot be written ({error}): choose another folder") from None
-    endings = ", ".join(f"*{ending}" for ending in (OURS if segmentation.attention is not None else OURS[:2]))
+    endings = ", ".join(f"*{ending}" for ending in (OURS if segmentation.looked_at is not None else OURS[:2]))
     print(
-        f"{_count(len(queries), 'query', 'queries')} segmented from {_count(len(supports), 'support', 'supports')}: "
+        f"{_count(len(queries), 'query', 'queries')} segmented from {_count(len(pairs), 'support', 'supports')}: "
         f"{out}/ holds {endings}; {SUPPORTS} shows how the supports were understood"
     )
     return out
@@ -94,12 +104,6 @@ def _list(config: Mapping[str, Any], name: str) -> list[Any]:
     if values in ([], [None]):
         raise ConfigError(f"{name} is empty: set it, for example {word(f'{name}={RULES[name].example}')}")
     return values
-
-
-def _class_id(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ConfigError(f"class_id={value!r}, expected a whole number from 1 on, or null")
-    return value
 
 
 def _pair(entry: str | Mapping[str, str]) -> tuple[Path, Path]:
@@ -122,7 +126,10 @@ def _queries(entries: Sequence[str]) -> list[Path]:
         if not entry.is_dir():
             queries.append(entry)
             continue
-        found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        try:
+            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        except OSError as error:
+            raise DataError(f"query folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
         pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
         pictures = [path for path in pictures if not path.name.startswith(".")]
         if not pictures:
@@ -154,27 +161,37 @@ def _check_out(out: Path, results: Sequence[str], queries: Sequence[Path], pairs
             raise ConfigError(f"out='{out}' would overwrite the input '{path}': choose another folder")
 
 
-def _supports_picture(pairs: Sequence[tuple[Path, Path]], supports: Sequence[tuple[Array8, Array8]]) -> Image.Image:
-    cells = [
-        (overlay(image, mask, BLUE), f"{path.name}: object {np.mean(mask == 1):.1%}")
-        for (path, _), (image, mask) in zip(pairs, supports, strict=True)
-    ]
-    return grid([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)], side=320)
+def _read(
+    pairs: Sequence[tuple[Path, Path]], class_id: int | None, shown: list[Captioned]
+) -> Iterator[tuple[Array8, Array8]]:
+    """The supports, one after the other; what shows each goes into a list."""
+    for path, mask_path in pairs:
+        image, mask = read_support(path, mask_path, class_id)
+        yield image, mask
+        small = np.asarray(fit(overlay(image, mask, BLUE, image), _SIDE))
+        shown.append((small, f"{path.name}: object {np.mean(mask == 1):.1%}"))
 
 
 def _pictures(image: Array8, found: Segmentation) -> Iterator[tuple[str, Image.Image]]:
-    """The results of one query, by the end of their names."""
-    mask = Image.fromarray(found.mask, mode="P")
-    mask.putpalette([0, 0, 0, *ORANGE])
-    yield OURS[0], mask
-    yield OURS[1], Image.fromarray(overlay(image, found.mask))
-    if found.attention is not None:
-        yield OURS[2], Image.fromarray(heatmap(found.attention))
+    """The results of one query, by the end of their names; the image is drawn over."""
+    yield OURS[0], _coloured(found.mask, [0, 0, 0, *ORANGE])
+    yield OURS[1], Image.fromarray(overlay(image, found.mask, drawn=image))
+    if found.looked_at is not None:
+        values = np.empty(found.mask.shape, np.uint8)
+        for rows, strip in found.looked_at.strips():
+            values[rows] = heat(strip)
+        yield OURS[2], _coloured(values, heat_colours().ravel().tolist())
+
+
+def _coloured(values: Array8, palette: list[int]) -> Image.Image:
+    picture = Image.fromarray(values, mode="P")
+    picture.putpalette(palette)
+    return picture
 
 
 def _save(picture: Image.Image, path: Path) -> None:
     with written_whole(path) as temporary:
-        picture.save(temporary)
+        picture.save(temporary, compress_level=1)  # large photographs take three times as long at the usual one
 
 
 def _count(number: int, one: str, many: str) -> str:

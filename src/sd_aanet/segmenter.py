@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -15,30 +16,43 @@ from torch import Tensor
 
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.comparing import Comparer
-from sd_aanet.data.transforms import Preprocess
+from sd_aanet.data.transforms import Preprocess, Restored
 from sd_aanet.episode import Prediction
-from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.errors import ConfigError, DataError, PredictionError
 from sd_aanet.images import Array8, Mask, Picture, read_image, read_support
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
+from sd_aanet.rules import check, whole
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What was found in one picture, at the picture's own size.
+    """What was found in one picture, at the picture's own size. Beside the mask, maps are made when they are asked for.
 
     Attributes:
         mask: uint8 (H, W), 1 where the probability is over one half, else 0.
-        probability: float32 (H, W) in [0, 1], of the supports' class.
-        attention: float32 (H, W), what the method looked at, from 0, its least in this picture, to 1, its most; None
-            where it has no such map. Of SD-AANet, SAAM's affinity attention, which only the decoder reads: the object
-            stands out by being high or by being low.
+        restored: the probability, a strip at a time.
+        looked_at: the attention, a strip at a time; None where the method has no such map.
     """
 
     mask: Array8
-    probability: NDArray[np.float32]
-    attention: NDArray[np.float32] | None
+    restored: Restored
+    looked_at: Restored | None
+
+    @cached_property
+    def probability(self) -> NDArray[np.float32]:
+        """float32 (H, W) in [0, 1], of the supports' class."""
+        return self.restored.whole()
+
+    @cached_property
+    def attention(self) -> NDArray[np.float32] | None:
+        """What the method looked at, float32 (H, W), from 0, its least in this picture, to 1, its most, or None.
+
+        Of SD-AANet, SAAM's affinity attention, which only the decoder reads: the object stands out by being high or by
+        being low.
+        """
+        return None if self.looked_at is None else self.looked_at.whole()
 
 
 class FewShotSegmenter:
@@ -51,13 +65,25 @@ class FewShotSegmenter:
         precision: "32-true", "bf16-mixed", or "auto": the latter where the device computes bfloat16 natively.
 
     Raises:
-        ConfigError: no such device here, no such precision, or the backbone does not take the size of `preprocess`.
+        ConfigError: no such device here, no such precision, the backbone takes no pictures of the size or the
+            normalisation of `preprocess`, or the method is made for several classes at once.
     """
 
     def __init__(
         self, method: Method, preprocess: Preprocess, device: str = "auto", precision: str = "32-true"
     ) -> None:
-        method.backbone.grid.check(preprocess.size)
+        backbone = method.backbone
+        backbone.grid.check(preprocess.size)
+        if (preprocess.mean, preprocess.std) != (backbone.mean, backbone.std):
+            raise ConfigError(
+                f"preprocess has mean {preprocess.mean} and std {preprocess.std}, but {backbone.label} expects "
+                f"{backbone.mean} and {backbone.std}: set them to these"
+            )
+        if method.ways not in (None, 1):
+            raise ConfigError(
+                f"method {method.name} is made for {method.ways} classes at once, and here is one: choose another one, "
+                "or sd-aanet evaluate"
+            )
         self.device = _device(device)
         self.precision = resolve_precision(precision, self.device.type)
         autocast(self.precision, self.device)  # which refuses what it does not know
@@ -66,14 +92,17 @@ class FewShotSegmenter:
         self._remembered: tuple[Comparer, int] | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", precision: str = "32-true") -> Self:
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "auto", precision: str = "32-true", not_finite: str = "refuse"
+    ) -> Self:
         """Load what `sd-aanet train` wrote; the preprocessing travels with it.
 
         Raises:
-            CheckpointError: the file is missing, truncated or of another kind.
+            CheckpointError: the file is missing, truncated or of another kind, or, unless `not_finite` is "use", holds
+                NaN or infinity.
             ConfigError: no such device or precision here.
         """
-        trained = load_trained(path)
+        trained = load_trained(path, not_finite)
         return cls(trained.method, trained.preprocess, device, precision)
 
     @torch.inference_mode()
@@ -90,19 +119,24 @@ class FewShotSegmenter:
                 picture, without foreground, or of several classes; an object too small for the network. What was
                 remembered before stays.
         """
-        pairs = [read_support(*pair, class_id, name=f"support {i}") for i, pair in enumerate(supports, start=1)]
-        if not pairs:
+        _check_batch(batch)
+        inputs, seen = [], []
+        for i, pair in enumerate(supports, start=1):  # of each only what the network takes is held
+            image, mask = read_support(*pair, class_id, name=f"support {i}")
+            inputs.append(self.preprocess.resize_pair(image, mask))
+            seen.append((int(np.count_nonzero(mask == 1)), mask.size))
+        if not inputs:
             raise DataError("the list of supports is empty: give at least one pair of a picture and its mask")
-        inputs = [self.preprocess.resize_pair(image, mask) for image, mask in pairs]
         images = torch.stack([self.preprocess.normalise(image) for image, _ in inputs])  # (K, 3, S, S)
         masks = torch.from_numpy(np.stack([mask for _, mask in inputs])).long()  # (K, S, S)
-        comparer, places = Comparer(self.method), range(len(pairs))
-        _check_visible(masks, self.method.backbone.smallest_grid(self.preprocess.size), [mask for _, mask in pairs])
+        comparer, places = Comparer(self.method), range(len(inputs))
+        finest = self.method.backbone.outputs[self.method.finest]
+        _check_visible(masks, finest.cells(self.preprocess.size), seen)
         with autocast(self.precision, self.device):
-            for start in range(0, len(pairs), batch):
+            for start in range(0, len(inputs), batch):
                 some = slice(start, start + batch)
                 comparer.add_supports(places[some], images[some].to(self.device), masks[some].to(self.device))
-        self._remembered = comparer, len(pairs)
+        self._remembered = comparer, len(inputs)
 
     def segment(self, query: Picture) -> Segmentation:
         """Find the supports' class in one picture.
@@ -110,6 +144,7 @@ class FewShotSegmenter:
         Raises:
             DataError: the picture is missing or unreadable.
             ConfigError: nothing is remembered yet.
+            PredictionError: what comes out is no number.
         """
         return next(self.segment_all([query]))
 
@@ -122,41 +157,56 @@ class FewShotSegmenter:
 
         Raises:
             DataError: (as it comes to it) a picture is missing or unreadable.
-            ConfigError: nothing is remembered yet.
+            ConfigError: nothing is remembered yet, or `batch` is no number of pictures.
         """
+        _check_batch(batch)
         if self._remembered is None:
             raise ConfigError("no support is remembered, so what to segment is unknown: call remember(...) first")
         # Bound now: what is remembered later is for later calls.
         return self._each(iter(queries), batch, *self._remembered)
 
     def _each(self, queries: Iterator[Picture], batch: int, comparer: Comparer, shots: int) -> Iterator[Segmentation]:
-        while pictures := [read_image(query, "query") for query in islice(queries, batch)]:
-            yield from self._segment(pictures, comparer, shots)
+        read = ((self.preprocess.image(image), image.shape[:2]) for image in map(_read_query, queries))
+        while some := list(islice(read, batch)):
+            yield from self._segment([image for image, _ in some], [size for _, size in some], comparer, shots)
 
     @torch.inference_mode()
-    def _segment(self, pictures: Sequence[Array8], comparer: Comparer, shots: int) -> list[Segmentation]:
-        images = torch.stack([self.preprocess.image(picture) for picture in pictures]).to(self.device)
+    def _segment(
+        self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], comparer: Comparer, shots: int
+    ) -> list[Segmentation]:
+        images = torch.stack([*inputs]).to(self.device)
         with autocast(self.precision, self.device):
             queries = comparer.encode_queries(images)
-            comparisons = [(row, [range(shots)]) for row in range(len(pictures))]
+            comparisons = [(row, [range(shots)]) for row in range(len(sizes))]
             prediction = comparer.compare(queries, comparisons, (images.shape[-2], images.shape[-1]))
             scores = comparer.scores(prediction, 1)
-        return [self._restore(prediction, scores[i, 1], i, picture.shape[:2]) for i, picture in enumerate(pictures)]
+        if not torch.isfinite(scores).all():
+            raise PredictionError("predictions are not finite: set precision=32-true, or choose another checkpoint")
+        return [self._restore(prediction, scores[i, 1], i, size) for i, size in enumerate(sizes)]
 
     def _restore(self, prediction: Prediction, score: Tensor, i: int, size: tuple[int, int]) -> Segmentation:
         """Back to the picture's own size."""
-        probability = self.preprocess.restore(score, size).cpu().numpy()
-        attention = self.preprocess.attention(prediction, i, size)
-        return Segmentation((probability > 0.5).astype(np.uint8), probability, attention)
+        restored, mask = self.preprocess.restored(score, size), np.empty(size, np.uint8)
+        for rows, probability in restored.strips():
+            mask[rows] = probability > 0.5
+        return Segmentation(mask, restored, self.preprocess.attention(prediction, i, size))
 
 
-def _check_visible(masks: Tensor, cells: int, originals: Sequence[Array8]) -> None:
+def _read_query(query: Picture) -> Array8:
+    return read_image(query, "query")
+
+
+def _check_batch(batch: int) -> None:
+    check({"batch": batch}, {"batch": whole(1, 4)})
+
+
+def _check_visible(masks: Tensor, cells: int, originals: Sequence[tuple[int, int]]) -> None:
     """Raise DataError where an object falls between the cells of the feature map: its prototype would be nothing."""
-    seen = resize((masks == 1)[:, None].float(), cells).flatten(1).sum(1)  # (K,)
-    for i, (weight, mask) in enumerate(zip(seen.tolist(), originals, strict=True), start=1):
+    weights = resize((masks == 1)[:, None].float(), cells).flatten(1).sum(1)  # (K,)
+    for i, (weight, (pixels, of)) in enumerate(zip(weights.tolist(), originals, strict=True), start=1):
         if weight == 0:
             raise DataError(
-                f"the object in support {i} has {int((mask == 1).sum())} of {mask.size} pixels, too few for the "
+                f"the object in support {i} has {pixels} of {of} pixels, too few for the "
                 "network to see: crop the picture around it, or use another"
             )
 

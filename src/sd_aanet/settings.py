@@ -133,6 +133,7 @@ SETTINGS = (
     Setting("cache_gb", number(8, zero=False), {"free"}),
     Setting("cache_dir", or_null(text("features")), {"free"}),
     Setting("checkpoint", or_null(text("best.ckpt"))),
+    Setting("not_finite", one_of("refuse", "use")),
     Setting("resume", or_null(text("runs/latest")), {"free"}),
     Setting("support", SUPPORT),
     Setting("query", texts("[a.jpg,b.jpg]")),
@@ -144,7 +145,7 @@ TEXTS = frozenset(
     {name for name, rule in RULES.items() if rule.text}
     | {"dataset.source.root", "dataset.source.lists", "dataset.source.arrangement"}
     | {"backbone.weights", "backbone.norm", "backbone.mid", "backbone.high", "backbone.stride_on"}
-    | {"model.features", "model.init", "model.query_reweighting", "model.variant", "model.loss.teacher"}
+    | {"model.features", "model.init", "model.query_reweighting", "model.variant"}
     | {"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}
 )
 """The settings of the command line whose spelling counts. Those of other owners are repeated here: to ask them would

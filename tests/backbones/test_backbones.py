@@ -95,7 +95,6 @@ def test_channels_and_grids(name: str, size: int) -> None:
     for output, feature in found.items():
         said = backbone.outputs[output]
         assert feature.shape == (2, said.channels, said.cells(size), said.cells(size)), output
-    assert backbone.smallest_grid(size) == sides["stage3"]
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -113,6 +112,10 @@ def test_what_no_output_needs_is_forgotten(name: str) -> None:
     assert backbone(image, ["stage3"])["stage3"].shape[1] == CHANNELS[name][1]
     with pytest.raises(ConfigError, match="has no such output"):
         backbone.choose(high="stage4")
+    with pytest.raises(ConfigError, match=r"^output=stage4, but .* has no such output"):
+        backbone(image, ["stage3", "stage4"])
+    with pytest.raises(ConfigError, match=r"^output=stage4, but .* has no such output"):
+        backbone.resume("stage3", torch.empty(1, CHANNELS[name][1], 5, 5, device="meta"), ["stage4"])
 
 
 @pytest.mark.parametrize("name", TORCHVISION)

@@ -443,6 +443,15 @@ def test_weights_of_another_backbone(tmp_path: Path) -> None:
     assert re.search(r"; \d+ not needed \(layers\.\*\)$", report)
 
 
+@pytest.mark.parametrize(("name", "other"), [("dinov2_s", "dinov2_s_reg"), ("dinov3_convnext_t", "dinov3_convnext_s")])
+def test_weights_of_another_kind_that_hold_all_that_is_asked_for(name: str, other: str, tmp_path: Path) -> None:
+    """Register tokens, without which the layers behind them would do something else, and a deeper ConvNeXt."""
+    state = build_backbone(other).state_dict()
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"fit this backbone: of another network: [^\n]*; choose the"):
+        load_backbone_weights(build_backbone(name), str(tmp_path / "other.pth"))
+
+
 def test_what_is_no_safetensors_file(tmp_path: Path) -> None:
     backbone = build_backbone("dinov2_s", blocks=1)
     (tmp_path / "pytorch_model.bin").touch()

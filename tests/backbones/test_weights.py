@@ -134,6 +134,16 @@ def test_weights_of_another_backbone(torchvision_file: Path) -> None:
         load(torchvision_file, "resnet50")
 
 
+@pytest.mark.parametrize(("name", "deeper"), [("resnet18", "resnet34"), ("resnet50", "resnet101")])
+def test_weights_of_a_deeper_backbone(name: str, deeper: str, tmp_path: Path) -> None:
+    """Which has all that the shallower one asks for."""
+    torch.save(build_backbone(deeper).state_dict(), tmp_path / "deeper.pth")
+    backbone = build_backbone(name)
+    backbone.keep(["stage3"])
+    with pytest.raises(CheckpointError, match=r"fit this backbone: of another network: layer\d\.\d[^\n]*; choose the"):
+        load_backbone_weights(backbone, str(tmp_path / "deeper.pth"))
+
+
 # 8-bit files -----------------------------------------------------------------------------------------------------
 
 

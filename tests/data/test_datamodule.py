@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from fake_voc import Voc
 
+from data.fake_folder import make_folder, make_json
+from examples import refused
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.sources.pascal5i import CLASSES, Pascal5i
 from sd_aanet.episode import Episode
@@ -271,3 +275,46 @@ def test_real_pictures(shared: Path) -> None:
         assert (batch.query_mask == 1).flatten(1).any(1).all()
         assert torch.isfinite(batch.query).all()
         assert np.isin(batch.support_mask, (0, 1, 255)).all()
+
+
+# What `sd-aanet check` tells
+
+
+def own(root: Path, **settings: Any) -> EpisodeDataModule:
+    """Of a folder of one's own."""
+    source = {"_target_": "sd_aanet.data.sources.folder.Folder", "root": str(root)}
+    small: dict[str, Any] = {"size": 33, "episodes": 4, "test_episodes": 4, "min_object_pixels": 100}
+    return EpisodeDataModule(source, **small, batch_size=2, select_on="none", **settings)
+
+
+def test_what_is_left_out_is_said_once_a_kind_with_the_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_json(tmp_path)
+    content = json.loads((root / "annotations.json").read_text())
+    for entry in content["annotations"][:2]:
+        entry["segmentation"] = []
+    (root / "annotations.json").write_text(json.dumps(content))
+    for name in ("x", "y", "z"):
+        shutil.copy(root / "images/train_000.jpg", root / f"images/{name}.jpg")
+    data = own(root)
+    for stage in ("fit", "test", "test"):
+        data.setup(stage)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"CAUTION: annotations {root}/annotations.json hold objects without an outline (2), which are left out: export "
+        "polygons",
+        f"CAUTION: picture {root}/images/x.jpg is not in {root}/annotations.json, so that it is left out (and 2 more "
+        "like this: sd-aanet check lists them)",
+    ]
+
+
+def test_nothing_is_said_of_a_clean_data_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own(make_folder(tmp_path)).setup()
+    assert not caplog.records
+
+
+def test_images_in_both_splits_are_refused_where_they_would_be_trained_on(tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    with (root / "val.txt").open("a") as file:
+        file.write("train_000\ntrain_001\n")
+    own(root).setup("test")
+    with refused(DataError, "image 'train_000' is in train and in val: take it off one of them (and 1 more like this"):
+        own(root).setup("fit")

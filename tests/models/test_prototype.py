@@ -14,7 +14,7 @@ from sd_aanet.backbones import build_backbone
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.parts.features import Maps
-from sd_aanet.models.prototype import CosinePrototype
+from sd_aanet.models.prototype import CosinePrototype, Prototypes
 
 
 def prototype(**settings: Any) -> CosinePrototype:
@@ -110,3 +110,14 @@ def test_padding_enters_no_prototype() -> None:
     torch.testing.assert_close(padded, alone, rtol=1e-12, atol=1e-12)
     counted = encoded(maps, torch.where(torch.from_numpy(mask) == 255, 0, torch.from_numpy(mask))[None].long())
     assert not torch.allclose(counted[:, 0], alone[:, 0]), "as background it would"
+
+
+def test_half_precision_leaves_the_cosines_as_they_are() -> None:
+    """Rounded to bfloat16, many of the two kinds would be one."""
+    torch.manual_seed(0)
+    method = CosinePrototype(build_backbone("resnet18")).eval()
+    maps, both = torch.rand(2, 256, 9, 9), torch.rand(2, 2, 256)
+    expected = method.compare(Maps(maps), Prototypes(both), None, (9, 9)).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.compare(Maps(maps), Prototypes(both), None, (9, 9)).logits
+    assert torch.equal(found, expected)

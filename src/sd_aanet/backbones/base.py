@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -105,6 +105,7 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.trainable = False
         self._frozen_norm = True
+        self._whole: frozenset[str] = frozenset()
         self._folded: tuple[object, Backbone] | None = None  # within a tuple, it is no submodule with weights to save
 
     @abstractmethod
@@ -141,6 +142,7 @@ class Backbone(nn.Module, ABC):
         """
         if norm not in ("frozen", "batch"):
             raise ConfigError(f"backbone.norm={norm}, expected frozen or batch: choose one")
+        self._whole |= frozenset(self.state_dict())  # a backbone that was just built comes here, before any `keep`
         self.trainable, self._frozen_norm = trainable, norm == "frozen"
         self.requires_grad_(trainable)
         return self.train(self.training)
@@ -176,10 +178,6 @@ class Backbone(nn.Module, ABC):
                 raise ConfigError(f"{setting}={name}, but {self.label} has no such output: choose one of {known}")
         return names
 
-    def smallest_grid(self, size: int) -> int:
-        """Cells a side of the map that heads look at, for an input of this side."""
-        return self.outputs[self.mid[0]].cells(size)
-
     @property
     def stands_still(self) -> bool:
         """Whether an image's outputs are the same at any time of a training."""
@@ -198,9 +196,12 @@ class Backbone(nn.Module, ABC):
 
         Returns:
             {name: (N, C, h, w)}.
+
+        Raises:
+            ConfigError: it has no such output, or no more since `keep`.
         """
         positions = images.shape[-1] * images.shape[-2] // 64
-        return self._in_parts(images, positions, lambda backbone, part: backbone.run(part, wanted))
+        return self._in_parts(images, positions, wanted, lambda backbone, part: backbone.run(part, wanted))
 
     def resume(self, after: str, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Outputs of the layers behind another output, such as stage 4 of a masked stage 3.
@@ -214,7 +215,7 @@ class Backbone(nn.Module, ABC):
             {name: (N, C, h, w)}.
         """
         positions = x.shape[-1] * x.shape[-2]
-        return self._in_parts(x, positions, lambda backbone, part: backbone.run_on(after, part, wanted))
+        return self._in_parts(x, positions, wanted, lambda backbone, part: backbone.run_on(after, part, wanted))
 
     def no_gradient(self) -> AbstractContextManager[None]:
         """No gradient for what a frozen backbone makes; where it trains, through all of it."""
@@ -224,14 +225,27 @@ class Backbone(nn.Module, ABC):
         """The tensors of published weights under the names that they have here, whichever way they were published."""
         return dict(state)
 
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        """Names of weights that only another network of its kind has, a deeper one: beside its own, in a part of it.
+
+        What `keep` forgot is its own, and a classifier is no part of it.
+        """
+        parts = {name.partition(".")[0] for name in self._whole}
+        return [name for name in names if name not in self._whole and name.partition(".")[0] in parts]
+
     def fingerprint(self) -> object:
         """Equal as long as the weights stand still: whoever loads, moves or changes them changes this."""
         # Inference tensors cannot be changed.
         return tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in self.state_dict().values())
 
     def _in_parts(
-        self, x: Tensor, positions: int, run: Callable[[Backbone, Tensor], dict[str, Tensor]]
+        self,
+        x: Tensor,
+        positions: int,
+        wanted: Collection[str],
+        run: Callable[[Backbone, Tensor], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
+        self.named(tuple(wanted), "output")
         with self.no_gradient():
             backbone, parts = self._fastest(), self._parts(x, positions)
             done = [run(backbone, part) for part in parts]

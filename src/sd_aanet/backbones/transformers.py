@@ -6,7 +6,7 @@ It is imported when such a backbone is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -63,6 +63,9 @@ class ViT(Dino):
 
     def normed(self, name: str) -> bool:
         return self.norm_mid or super().normed(name)
+
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        return super().foreign(name for name in names if not name.startswith("layers."))  # another width, if deeper
 
     @classmethod
     def settings(cls, size: str, blocks: int | None) -> dict[str, Any]:
@@ -228,6 +231,10 @@ class ConvNeXt(Dino):
         outputs = {f"stage{stage}": Output(width, 2 ** (stage + 1)) for stage, width in enumerate(widths, start=1)}
         super().__init__(model.model.stages, model.layer_norm, outputs, ("stage2", "stage3"), **options)
         self.before_high = None if self.l2 or self.debias else "stage3"
+        self.shortened = blocks is not None
+
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        return [] if self.shortened else super().foreign(names)
 
     def start(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
         return images, {}

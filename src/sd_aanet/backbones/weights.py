@@ -16,6 +16,7 @@ from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.huggingface import is_safetensors, read_safetensors
 from sd_aanet.backbones.int8 import read_int8
 from sd_aanet.errors import CheckpointError
+from sd_aanet.files import written_whole
 
 ZOO = "torchvision://"
 _URL = "https://download.pytorch.org/models/"
@@ -52,7 +53,8 @@ def load_backbone_weights(backbone: Backbone, source: str) -> str:
         A line for the user, which names what was left over.
 
     Raises:
-        CheckpointError: the file is missing, unreadable or unsafe, or tensors are missing or have other shapes.
+        CheckpointError: the file is missing, unreadable or unsafe, or tensors are missing, have other shapes, are of a
+            deeper network, or are not finite.
     """
     if source.startswith(ZOO):
         state = _fetch(source)
@@ -72,12 +74,14 @@ def load_backbone_weights(backbone: Backbone, source: str) -> str:
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape
     ]
-    if missing or shapes:
+    foreign = backbone.foreign(state)
+    if missing or shapes or foreign:
         raise CheckpointError(
             f"weights '{source}' do not fit this backbone: {_some('missing', missing)}{_some('other shapes', shapes)}"
-            "choose the backbone that they were made for"
+            f"{_some('of another network', foreign)}choose the backbone that they were made for"
         )
     fitting = {name: state[name] for name in wanted if name in state}
+    check_finite(fitting, f"weights '{source}'", "take others")
     backbone.load_state_dict(fitting, strict=False)
     unused = [name for name in state if name not in wanted]
     parts = ", ".join(f"{part}.*" for part in dict.fromkeys(name.partition(".")[0] for name in unused))
@@ -97,6 +101,32 @@ def tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     state = checkpoint.get("state_dict", checkpoint)
     items = state.items() if isinstance(state, Mapping) else ()
     return {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def check_finite(state: Mapping[str, Tensor], what: str, fix: str) -> None:
+    """Refuse tensors that hold NaN or infinity, from which predictions would come that look like any others.
+
+    Raises:
+        CheckpointError: one does.
+    """
+    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise CheckpointError(f"{what}: {len(bad)} of {len(state)} tensors are not finite, {bad[0]} for one: {fix}")
+
+
+def safe_save(content: Any, path: Path, synced: bool = True) -> None:
+    """Write a torch file whole, see `written_whole`.
+
+    Raises:
+        OSError: the disk is full, for example, of which torch itself makes a RuntimeError.
+    """
+    with written_whole(path, synced) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def safe_load(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,14 @@ from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
 from sd_aanet.data.sources.base import ImageSource, Split
 from sd_aanet.data.sources.opening import open_source
+from sd_aanet.data.sources.refusal import more, refuse
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import IMAGENET_MEAN, IMAGENET_STD, RGB, Episode
 from sd_aanet.errors import ConfigError
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, named
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -108,6 +112,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.test_data: EpisodeDataset | None = None
         self._sources: dict[Split, ImageSource] = {}
         self._pixels: dict[Split, NDArray[np.int64]] = {}
+        self._told: set[str] = set()
 
     @property
     def preprocess(self) -> Preprocess:
@@ -124,6 +129,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             self.val_data = self._evaluation(sampler, self.val_episodes)
         if stage in (None, "test") and self.test_data is None:
             self.test_data = self._test()
+        self._tell_strays()
 
     def test_specs(self, seed: int) -> list[EpisodeSpec]:
         """The test episodes of another `test_seed`; those of `episodes_file`, whatever the seed."""
@@ -164,6 +170,17 @@ class EpisodeDataModule(pl.LightningDataModule):
             self._sources[split] = open_source(self.source_config, split)
         return self._sources[split]
 
+    def check_leaks(self) -> None:
+        """Refuse images that are in both splits, by name.
+
+        Raises:
+            DataError: there are some.
+        """
+        sources = self.source("train"), self.source("val")
+        train, val = ({source.key(i) for i in range(len(source))} for source in sources)
+        lines = (f"image '{key}' is in train and in val: take it off one of them" for key in sorted(train & val))
+        refuse(*lines, defect="leak")
+
     def describe(self) -> dict[str, Any]:
         """The protocol's switches and the classes by name, as primitives for a result file.
 
@@ -191,6 +208,17 @@ class EpisodeDataModule(pl.LightningDataModule):
         check({name: getattr(self, name) for name in named("data")}, RULES)
         self.preprocess, Augment(self.augment)  # raise on an unknown name
 
+    def _tell_strays(self) -> None:
+        """Say once what the data set leaves out, a line for each kind."""
+        strays = {str(stray): stray.defect for source in self._sources.values() for stray in source.strays()}
+        kinds: dict[str, list[str]] = {}
+        for line, defect in strays.items():
+            kinds.setdefault(defect, []).append(line)
+        for first, *others in kinds.values():
+            if first not in self._told:
+                self._told.add(first)
+                logger.warning("CAUTION: %s%s", first, more(len(others)))
+
     def _train(self) -> EpisodeDataset:
         classes, source = self.classes("train"), self.source("train")
         if not classes.train:
@@ -198,6 +226,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"fold={self.fold} of {source.name} leaves no class to train on, all {len(classes.test)} being novel: "
                 "train on a benchmark (dataset=pascal5i), then sd-aanet evaluate checkpoint=... on this one"
             )
+        self.check_leaks()
         allowed: NDArray[np.bool_] | None = None
         if self.novel_in_train == "drop":
             allowed = np.all(self._pixel_counts("train")[:, [c - 1 for c in classes.test]] == 0, axis=1)

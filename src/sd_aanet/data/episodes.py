@@ -229,11 +229,14 @@ class PlaceSampler(Sampler[Place]):
             left out). Otherwise the episodes of epoch 0 each time, none left out, none padded.
         rank: this process takes the indices rank, rank + world, ...
         world: the number of processes.
+
+    Attributes:
+        skip: how many places the next pass leaves out, for they were trained on before an interruption.
     """
 
     def __init__(self, length: int, *, training: bool, rank: int = 0, world: int = 1) -> None:
         self.training = training
-        self.epoch = 0
+        self.epoch = self.skip = 0
         self._indices = range(rank, length - length % world if training else length, world)
 
     def set_epoch(self, epoch: int) -> None:
@@ -245,4 +248,5 @@ class PlaceSampler(Sampler[Place]):
         return len(self._indices)
 
     def __iter__(self) -> Iterator[Place]:
-        return ((self.epoch, index) for index in self._indices)
+        left, self.skip = self._indices[self.skip :], 0
+        return ((self.epoch, index) for index in left)

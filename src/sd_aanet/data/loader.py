@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.multiprocessing.reductions import reduce_storage
 from torch.utils.data import DataLoader, Dataset
 
-from sd_aanet.data.reading import lines_of_workers, possible, start_method
+from sd_aanet.data.reading import end_in_silence, lines_of_workers, possible, start_method
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,7 +49,8 @@ class Loader(DataLoader[T]):
 
 
 def _start_worker(worker: int) -> None:
-    """One OpenCV thread a worker; and what Lightning's own function does, which this one displaces."""
+    """No say in signals, one OpenCV thread a worker, and what Lightning's function does, which this one displaces."""
+    end_in_silence(worker)
     cv2.setNumThreads(0)
     pl_worker_init_function(worker)
     ForkingPickler.register(torch.UntypedStorage, _send)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -51,12 +53,23 @@ def read_all(call: Callable[[int], T], count: int, title: str) -> Iterator[T]:
     workers = possible(min(_WORKERS, cores()))
     calls = _Calls(call, count)
     loader = DataLoader(
-        calls, _BATCH, num_workers=workers, collate_fn=list, multiprocessing_context=start_method(workers)
+        calls,
+        _BATCH,
+        num_workers=workers,
+        collate_fn=list,
+        multiprocessing_context=start_method(workers),
+        worker_init_fn=end_in_silence,
     )
     with lines_of_workers(), tqdm(total=count, desc=title, unit="image") as bar:
         for batch in loader:
             yield from batch
             bar.update(len(batch))
+
+
+def end_in_silence(worker: int) -> None:
+    """In a worker: leave to the process that started it what a signal to all of them means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def possible(workers: int) -> int:

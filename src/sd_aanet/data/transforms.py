@@ -7,7 +7,7 @@ import hashlib
 import os
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import albumentations
 
 RESIZES = ("squash", "keep_aspect")
+_STRIP = 2**22
+"""Pixels of a large picture that are made at once."""
 AUGMENTS = ("none", "flip", "published", "scale")
 
 
@@ -125,16 +127,22 @@ class Preprocess:
         outer = F.interpolate(inner, size=original, mode="bilinear", align_corners=False)
         return outer.reshape(*values.shape[:-2], *original)
 
-    def attention(self, prediction: Prediction, row: int, original: tuple[int, int]) -> NDArray[np.float32] | None:
-        """What a method looked at in a query, float32 (H, W) from 0, its least there, to 1, its most; None without."""
+    def restored(self, values: Tensor, original: tuple[int, int]) -> Restored:
+        """As `restore`, of one map (S, S), but made when asked for, some rows at a time."""
+        height, width = self._inner(*original)
+        inner = values[None, None, :height, :width].float()
+        wide = F.interpolate(inner, size=(height, original[1]), mode="bilinear", align_corners=False)
+        return Restored(wide[0, 0].cpu(), original)
+
+    def attention(self, prediction: Prediction, row: int, original: tuple[int, int]) -> Restored | None:
+        """What a method looked at in a query, (H, W) from 0, its least there, to 1, its most; None without."""
         if not prediction.maps:
             return None
         *_, last = prediction.maps.values()  # of an attention and a prior, the attention
         whole = F.interpolate(last[row : row + 1].float(), (self.size, self.size), mode="bilinear", align_corners=True)
-        values = self.restore(whole[0, 0], original)
-        low, high = values.aminmax()
-        scaled: NDArray[np.float32] = ((values - low) / (high - low).clamp(min=1e-7)).cpu().numpy()
-        return scaled
+        plain = self.restored(whole[0, 0], original)
+        spans = [(float(strip.min()), float(strip.max())) for _, strip in plain.strips()]
+        return Restored(plain.wide, original, min(low for low, _ in spans), max(high for _, high in spans))
 
     def _inner(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the picture within the S x S input."""
@@ -142,6 +150,39 @@ class Preprocess:
             return self.size, self.size
         longest = max(height, width)
         return max(1, round(height * self.size / longest)), max(1, round(width * self.size / longest))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A map at the own size of its picture, a strip of rows at a time: whole ones of large pictures fill the memory.
+
+    Args:
+        wide: float32 (h, W), the map's rows, as wide as the picture.
+        size: (H, W) of the picture.
+        low, high: which of its values become 0 and 1.
+    """
+
+    wide: Tensor
+    size: tuple[int, int]
+    low: float = 0.0
+    high: float = 1.0
+
+    def strips(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows of the picture, and the map there, float32 (rows, W)."""
+        height, rows = len(self.wide), max(1, _STRIP // self.size[1])
+        for start in range(0, self.size[0], rows):
+            stop = min(start + rows, self.size[0])
+            # Pixel centres, as in `Preprocess.restore`.
+            y = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * height / self.size[0] - 0.5).clamp(min=0)
+            top, part = y.long(), y.frac().float()[:, None]
+            strip = torch.lerp(self.wide[top], self.wide[(top + 1).clamp(max=height - 1)], part)
+            if (self.low, self.high) != (0, 1):
+                strip = ((strip - self.low) / max(self.high - self.low, 1e-7)).clamp(0, 1)
+            yield slice(start, stop), strip.numpy()
+
+    def whole(self) -> NDArray[np.float32]:
+        """All of it, (H, W)."""
+        return np.concatenate([strip for _, strip in self.strips()])
 
 
 @dataclass(frozen=True)

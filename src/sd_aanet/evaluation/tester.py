@@ -10,12 +10,13 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from sd_aanet.backbones.base import Grid
 from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Prediction, joined_masks
-from sd_aanet.errors import ConfigError
+from sd_aanet.errors import ConfigError, PredictionError
 from sd_aanet.evaluation.loading import LabelledPictures
 from sd_aanet.evaluation.plan import ListedEpisode, Step
 from sd_aanet.feature_cache import GIGABYTE, KINDS, FeatureCache
@@ -106,6 +107,7 @@ class EpisodeTester(pl.LightningModule):
         self.rows: dict[str, list[Tensor]] = {name: [] for name in self.resolutions}
         self.confusion: Tensor | None = None
         self.embeddings: list[Tensor] = []
+        self._finite: list[Tensor] = []  # one a batch, looked at once, at the end
 
     def most_supports(self) -> int:
         """How many supports the budget holds, were each of them object from border to border."""
@@ -116,12 +118,35 @@ class EpisodeTester(pl.LightningModule):
     def test_step(self, pictures: LabelledPictures, batch_index: int) -> None:
         """Do a step, and score its episodes at each resolution."""
         for episodes, scores, prediction in self.segment(pictures):
+            self._finite.append(torch.isfinite(scores).all())
             if prediction.embedding is not None:
                 self.embeddings.append(prediction.embedding.float())
             named = pictures.masks.new_tensor([(one.seed, one.index, c) for one in episodes for c in one.spec.classes])
             for name in self.resolutions:
                 counts = [self._count(pictures, *both, name) for both in zip(episodes, scores, strict=True)]
                 self.rows[name].append(torch.cat([named, torch.cat(counts)], 1))
+
+    def on_test_epoch_end(self) -> None:
+        """Of several processes, give each what all of them found.
+
+        Raises:
+            PredictionError: some predictions are no numbers, in whichever process.
+        """
+        finite = torch.stack([torch.ones((), device=self.device, dtype=torch.bool), *self._finite]).all()
+        self._finite.clear()
+        if self.trainer.world_size > 1:
+            finite = torch.stack(gather_all_tensors(finite)).all()
+        if not finite:
+            raise PredictionError(
+                "predictions of the evaluation are not finite: set precision=32-true, or choose another checkpoint"
+            )
+        if self.trainer.world_size == 1:
+            return
+        self.rows = {name: gather_all_tensors(torch.cat(some)) for name, some in self.rows.items()}
+        if self.embeddings:
+            self.embeddings = gather_all_tensors(torch.cat(self.embeddings))
+        if self.confusion is not None:
+            self.confusion = torch.stack(gather_all_tensors(self.confusion)).sum(0)
 
     def _count(self, pictures: LabelledPictures, one: ListedEpisode, scores: Tensor, resolution: str) -> Tensor:
         """`episode_counts` of an episode, whose confusion is added to the others'."""

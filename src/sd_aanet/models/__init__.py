@@ -55,7 +55,7 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
     known = _settings(chosen) | set(chosen.rules)
     if unknown := ({*arguments, *(f"loss.{term}" for term in arguments.get("loss") or ())}) - known:
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
-    return chosen(build_backbone(**strided, **backbone), **arguments)
+    return chosen(build_backbone(**strided | dict(backbone)), **arguments)
 
 
 def _settings(method: type[Method]) -> set[str]:

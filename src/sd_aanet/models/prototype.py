@@ -58,5 +58,6 @@ class CosinePrototype(Mapped[Prototypes, Prototypes]):
         """See `FewShotMethod.compare`; the logits are cosines."""
         both = F.normalize(sets.both, dim=-1)  # (B, 2, C)
         q = F.normalize(queries.maps.to(both.dtype), dim=1)  # (B, C, h, w)
-        cosine = torch.einsum("bchw,bpc->bphw", q, both)  # (B, 2, h, w)
+        with torch.autocast(q.device.type, enabled=False):  # in half precision the nearer one is often neither
+            cosine = torch.einsum("bchw,bpc->bphw", q, both)  # (B, 2, h, w)
         return Prediction(resize(cosine, size), {"similarity": cosine[:, 1:] - cosine[:, :1]}, both[:, 1])

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -73,18 +70,12 @@ def made_ready(config: Config) -> Config:
     saved = out / "config.yaml"
     if not saved.is_file():
         return config
+    with written_whole(saved) as path:  # what it may differ in holds as given now
+        OmegaConf.save(OmegaConf.create(config), path)
     if (out / "checkpoints" / "last.ckpt").is_file():
-        with written_whole(saved) as path:  # what it may differ in holds as given now
-            OmegaConf.save(OmegaConf.create(config), path)
         left = "its evaluation is left" if (out / TRAINED).is_file() else "it goes on from its last checkpoint"
         print(f"{out.name} was cut off: {left}")
-        return {**config, "resume": str(out)}
-    print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
-    for name in ("checkpoints", "logs"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in (TRAINED, saved.name):
-        (out / name).unlink(missing_ok=True)
-    return config
+    return {**config, "resume": str(out)}
 
 
 def _check_same(saved: Config, given: Config, out: Path) -> None:
@@ -105,20 +96,3 @@ def _matters(config: Config) -> Config:
     number = {"strategy.devices": len(devices) if isinstance(devices, list) else devices}
     rest = {key: value for key, value in config.items() if key not in FREE}
     return {key: value for key, value in flat(rest) if not FILLING.match(key)} | number
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Work in a folder in which no other process works, be it one of a sweep that was given up but still runs."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"'{short(folder)}' is in use, another process runs this job: wait for it, then repeat the sweep"
-        ) from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 from sd_aanet.arguments import setting
 from sd_aanet.errors import ConfigError
+from sd_aanet.files import new_folder
 from sd_aanet.sweep.launchers import at_once, check, check_plugin
-from sd_aanet.sweep.run import Sweep
+from sd_aanet.sweep.run import LEDGERS, Sweep
 
 
 def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
@@ -54,6 +55,8 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
     check(config, launcher)
     if "sweep" in config:
         name = _sweep_name(config, own)
+        if "${now:" in str(config._get_node("sweep")):  # others may start in this second, too
+            name = Path(new_folder(str(config.hydra.sweep.dir))).name or name
         for each in configs:
             each.sweep = name
         more = f"sweep='{name}'"
@@ -67,7 +70,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
         launcher=launcher,
         at_once=at_once(launcher, config, len(jobs)),
         more=(more,),
-        ledger=folder / f".jobs-{os.getpid()}-{time.time_ns()}",
+        ledger=folder / f"{LEDGERS}{os.getpid()}-{time.time_ns()}",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import platform
+import re
 import shutil
 import sys
 import traceback
@@ -17,16 +19,18 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from sd_aanet.arguments import program, word
-from sd_aanet.errors import SDAANetError
-from sd_aanet.files import remove_empty, short, written_whole
+from sd_aanet.errors import SDAANetError, of_machine
+from sd_aanet.files import claimed, is_alive, remove_empty, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.sweep.devices import device_of_its_own
-from sd_aanet.sweep.folder import alone, is_finished, made_ready
+from sd_aanet.sweep.folder import is_finished, made_ready
 from sd_aanet.sweep.launchers import ONE_MACHINE, PLUGINS, check, start_processes_as_usual
 
 Config = dict[str, Any]
 FAILURES = "failures"
 """The folder in a sweep's that has a file for each job that failed."""
+LEDGERS = f".jobs-{re.sub('[^a-zA-Z0-9]', '_', platform.node())}-"
+"""How the names of this machine's ledgers begin, before the number of the process."""
 INTERNAL = (".submitit", "multirun.yaml", FAILURES)
 """What is in a sweep's folder beside its jobs."""
 STARTS = 2
@@ -83,7 +87,10 @@ class Sweep:
             SDAANetError: every job failed by the same mistake.
             KeyboardInterrupt: Ctrl-C.
         """
-        new, code = not self.folder.exists(), 1
+        new, code = not self.folder.exists() or not any(self.folder.iterdir()), 1
+        for path in self.folder.glob(f"{LEDGERS}*-*"):
+            if not is_alive(int(path.name.removeprefix(LEDGERS).partition("-")[0])):  # its command was killed
+                shutil.rmtree(path, ignore_errors=True)
         self.ledger.mkdir(parents=True)
         try:
             broken = self._launch(launch)
@@ -127,12 +134,14 @@ class Sweep:
 
     def _attempted(self, folder: Path, attempt: Callable[[], str]) -> Outcome:
         try:
-            with alone(folder):
+            with claimed(folder):  # be it by a sweep that was given up but still runs
                 outcome = Outcome(folder.name, attempt())
-        except SDAANetError as error:
-            outcome = self._failed(folder.name, _one_line(str(error)), mistake=True)
         except Exception as error:
-            outcome = self._failed(folder.name, _one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
+            mistake = error if isinstance(error, SDAANetError) else of_machine(error)
+            line = str(mistake or f"{type(error).__name__}: {error}")
+            outcome = self._failed(
+                folder.name, _one_line(line), "" if mistake else traceback.format_exc(), mistake is not None
+            )
         if outcome.state == "failed":
             print(f"{outcome.name} failed, the others go on: {outcome.line}", flush=True)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -22,22 +23,24 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 def read_metrics(out: Path) -> Series:
     """{metric: (steps, values)} of a training, a resumed one having several parts.
 
-    What an interrupted part logged after the checkpoint that the next one started from is left out.
+    What an interrupted part logged after the checkpoint that the next one started from is left out, of each metric on
+    its own: a part may begin with the validation after the last one's last step.
     """
-    parts: list[list[dict[str, str]]] = []
+    series: Series = {}
     for path in sorted(out.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1])):
         with path.open() as file:
             rows = list(csv.DictReader(file))
-        if rows:
-            start = min(int(row["step"]) for row in rows)
-            parts = [[row for row in part if int(row["step"]) < start] for part in parts] + [rows]
-    series: Series = {}
-    for row in (row for part in parts for row in part):
-        for name, value in row.items():
-            if value and name not in ("step", "epoch"):
-                steps, values = series.setdefault(name, ([], []))
-                steps.append(int(row["step"]))
-                values.append(float(value))
+        part: Series = {}
+        for row in rows:
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    steps, values = part.setdefault(name, ([], []))
+                    steps.append(int(row["step"]))
+                    values.append(float(value))
+        for name, (steps, values) in part.items():
+            before = series.get(name, ([], []))
+            kept = bisect_left(before[0], steps[0])
+            series[name] = (before[0][:kept] + steps, before[1][:kept] + values)
     return series
 
 

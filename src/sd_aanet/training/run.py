@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,11 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from sd_aanet.arguments import program, setting, word
 from sd_aanet.backbones.base import Backbone
-from sd_aanet.backbones.weights import safe_load
+from sd_aanet.backbones.weights import check_finite, safe_load, tensors
 from sd_aanet.building import build_network, sizes
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
@@ -25,21 +26,33 @@ from sd_aanet.data.episode_lists import write_list
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError, TrainingError
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.results import table, write_result
-from sd_aanet.files import results_in, short, written_whole
+from sd_aanet.files import claimed, results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, data_settings, flat, named, read_settings
-from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
+from sd_aanet.signals import not_as_exits
+from sd_aanet.trainer import (
+    Progress,
+    affordable,
+    build_trainer,
+    is_first,
+    silence_lightning,
+    trainer_settings,
+    world_size,
+)
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
+from sd_aanet.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
-from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
+from sd_aanet.training.optimizers import check_optimizer
 from sd_aanet.training.plots import draw_curves
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+LAST = Path("checkpoints", "last.ckpt")
+"""In a run's folder: from where it goes on."""
 NEEDED = ("backbone.weights", "backbone.trainable", "backbone.norm", "optimizer.name")
 """What a training needs of settings that are checked by their owners."""
 NOT_FINITE = "not_finite.json"
@@ -57,19 +70,34 @@ def run(config: Config) -> dict[str, float]:
 
     Raises:
         SDAANetError: whatever of it cannot work. A run that made no step leaves no file behind.
-        KeyboardInterrupt: Ctrl-C; `resume` goes on from the last validation.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM; `resume` goes on from the last checkpoint.
     """
     silence_lightning()
-    out, last = Path(config["out"]), None
+    out, resume = Path(config["out"]), None
     if config["resume"] is not None:
-        last = _last_checkpoint(Path(config["resume"]))
-        out = last.parent.parent
+        resume = Path(config["resume"])
+        out = resume if resume.is_dir() else resume.parent.parent
         config = _saved_config(out, config)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
-    elif _is_first(config) and (out / "config.yaml").exists():
-        raise ConfigError(
-            f"out='{out}' holds a training already: choose another folder, or go on with {setting('resume', out)}"
-        )
+    if not _is_first(config):
+        return _run(config, out, resume)
+    with claimed(out):
+        if resume is None and (out / "config.yaml").exists():
+            raise ConfigError(
+                f"out='{out}' holds a training already: choose another folder, or go on with {setting('resume', out)}"
+                + ("" if (out / LAST).is_file() else ", which starts it afresh: it made no checkpoint")
+            )
+        try:
+            return _run(config, out, resume)
+        except KeyboardInterrupt:
+            if config.get("sweep") is None and (out / "config.yaml").is_file():
+                logger.info("go on with: %s train %s", program(), setting("resume", short(out)))
+            raise
+
+
+def _run(config: Config, out: Path, resume: Path | None) -> dict[str, float]:
+    """`run` in a folder that is this run's, with settings that count."""
+    last = None if resume is None else _last_checkpoint(resume, out, _is_first(config))
     settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     method, network = build_network(config)
@@ -80,7 +108,8 @@ def run(config: Config) -> dict[str, float]:
         return {}
     checkpoint = out / "checkpoints" / "best.ckpt"
     if config["test_episodes"]:
-        metrics |= _evaluate(config, checkpoint, data, settings, out)
+        alone = settings | {"strategy": "auto"}  # the other processes have ended
+        metrics |= _evaluate(config, checkpoint, data, alone, out)
     _say(config, data.source("val").folds, out, checkpoint)
     return metrics
 
@@ -106,43 +135,42 @@ def _train(
         max_epochs=epochs,  # and no max_steps, with which Lightning takes a finished epoch for one to resume
         logger=loggers,
         callbacks=[*_checkpoints(config, out / "checkpoints"), *_callbacks(config)],
+        plugins=[WholeCheckpoints()],
         gradient_clip_val=config["gradient_clip"],
         log_every_n_steps=max(1, min(10, epochs * per_epoch // 50)),
         num_sanity_val_steps=0,
     )
     start = time.perf_counter()
 
-    def worth_keeping() -> bool:
-        begun = trainer.global_step > 0 or (out / "checkpoints").exists()  # the latter for ddp_spawn's processes
-        return (
-            begun or (out / NOT_FINITE).exists() or not trainer.is_global_zero
-        )  # of several processes, the first one decides
+    def worth_keeping(error: BaseException) -> bool:
+        # Of ddp_spawn's processes a folder tells what they did; what was only stopped can go on.
+        begun = trainer.global_step > 0 or (out / "checkpoints").exists() or isinstance(error, KeyboardInterrupt)
+        return begun or (out / NOT_FINITE).exists()
 
-    with results_in(out, worth_keeping):
-        if trainer.is_global_zero:
+    first = _is_first(config)
+    with results_in(out, worth_keeping, also=("logs", "wandb")) if first else nullcontext():
+        if first:
             with written_whole(out / "config.yaml") as path:
                 OmegaConf.save(OmegaConf.create(config), path)
         try:
-            trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+            with not_as_exits():
+                trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
         except TrainingError as error:
             assert data.train_data is not None
             specs = [data.train_data.spec(index, epoch) for epoch, index in error.places]
+            line = f"{error}; " + (
+                f"{short(out / LAST)} is of before" if (out / LAST).is_file() else "no checkpoint yet"
+            )
             if specs:
                 about = {"dataset": data.source("train").name, "split": "train", "step": trainer.global_step}
                 write_list(out / NOT_FINITE, data.source("train"), specs, about)
-                raise TrainingError(f"{error}; the episodes are in {short(out / NOT_FINITE)}") from error
-            raise
+                line += f"; the episodes are in {short(out / NOT_FINITE)}"
+            raise TrainingError(line) from error
         except ProcessRaisedException as error:  # ddp_spawn: a process of its own, and its traceback as text
             kind, _, line = str(error).strip().splitlines()[-1].partition(": ")
             if kind.startswith("sd_aanet.errors."):
                 raise SDAANetError(line) from error
             raise
-        except SystemExit as end:
-            if end.code not in (None, 1):  # those are what Lightning makes of SIGTERM and of Ctrl-C
-                raise
-            if config.get("sweep") is None and (out / "checkpoints" / "last.ckpt").is_file():
-                logger.info("go on with: %s train %s", program(), setting("resume", short(out)))
-            raise KeyboardInterrupt from None
         finally:
             finish(loggers)
     seconds = time.perf_counter() - start
@@ -152,7 +180,7 @@ def _train(
         return {}
     draw_curves(out)
     link_latest(out)
-    done = safe_load(out / "checkpoints" / "last.ckpt")["global_step"]  # with ddp_spawn the trainer here took none
+    done = safe_load(out / LAST)["global_step"]  # with ddp_spawn the trainer here took none
     print(f"trained {done} steps in {seconds:.0f} s")
     with written_whole(out / TRAINED) as path:
         path.write_text(json.dumps({"steps": done}) + "\n")
@@ -171,7 +199,7 @@ def link_latest(out: Path) -> None:
 
 def _is_first(config: Config) -> bool:
     """Whether this process is the first of those that train together."""
-    return world_size(config["strategy"], config["num_nodes"]) == 1 or getattr(rank_zero_only, "rank", 0) == 0
+    return is_first(config["strategy"], config["num_nodes"])
 
 
 def _epochs(config: Config) -> tuple[int, int]:
@@ -206,7 +234,7 @@ def _module(
             f"model={network['method']}, or choose another model"
         )
     method.check_batch(config["batch_size"])
-    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.", {*OPTIMIZER_RULES, "lr"})
+    check_optimizer(config["optimizer"])
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
@@ -242,12 +270,7 @@ def _module(
 def _checkpoints(config: Config, folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
     """best.ckpt and last.ckpt. Lightning's own `save_last` would write last.ckpt only when best.ckpt changes."""
     monitor = None if config["select_on"] == "none" else "val/miou"
-    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
-    # The end of an epoch is where a training resumes cleanly. `mode` tells the two apart where neither monitors.
-    last = ModelCheckpoint(
-        folder, filename="last", mode="min", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return best, last
+    return BestCheckpoint(folder, monitor), LastCheckpoint(folder)
 
 
 def _callbacks(config: Config) -> list[Callback]:
@@ -259,18 +282,31 @@ def _callbacks(config: Config) -> list[Callback]:
     return callbacks
 
 
-def _last_checkpoint(resume: Path) -> Path:
-    path = resume / "checkpoints" / "last.ckpt" if resume.is_dir() else resume
-    if not path.is_file():
-        raise CheckpointError(f"resume='{resume}' has no {path}: give the folder of a run that was interrupted")
-    if "optimizer_states" not in safe_load(path):
-        raise CheckpointError(f"checkpoint '{path}' holds no state of a training: give a last.ckpt, or use checkpoint=")
-    return path
+def _last_checkpoint(resume: Path, out: Path, first: bool) -> Path | None:
+    """Where a run goes on; None for one that was cut off before: the first process then removes what it left."""
+    path = out / LAST if resume.is_dir() else resume
+    if path.is_file():
+        checkpoint = safe_load(path)
+        if "optimizer_states" not in checkpoint:
+            raise CheckpointError(
+                f"checkpoint '{path}' holds no state of a training: give a last.ckpt, or use checkpoint="
+            )
+        check_finite(tensors(checkpoint), f"checkpoint '{path}'", "start again with a smaller lr")
+        return path
+    if first:
+        print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
+        for name in ("checkpoints", "logs"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in (TRAINED, NOT_FINITE):
+            (out / name).unlink(missing_ok=True)
+    return None
 
 
 def _saved_config(out: Path, given: Config) -> Config:
     """The settings of a run, all that a training needs, as `given` has them."""
     path = out / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"resume='{given['resume']}' has no {path}: give the folder of a run that was interrupted")
     saved = read_settings(path)
     needed = (*given, *NEEDED, *(key for key, _ in flat(given) if key in RULES))
     there = {*saved, *(key for key, _ in flat(saved))}

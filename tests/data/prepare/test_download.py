@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import random
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -225,3 +226,23 @@ def test_damaged_archives(tmp_path: Path, name: str) -> None:
             unpack(archive, tmp_path / "out")
         unpacked = tmp_path / "out/deep/er/b.txt"
         assert not unpacked.exists() or len(unpacked.read_bytes()) < len(CONTENT), "is unpacked again"
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_archives_with_any_damage_are_one_line(tmp_path: Path, name: str) -> None:
+    archive, draws = tmp_path / name, random.Random(0)
+    wholes = [PACKED[name](FILES), PACKED[name]({".": b"here"})]
+    for n in range(150):
+        damaged = bytearray(wholes[n % 2])
+        for _ in range(3 if n > 1 else 0):
+            damaged[draws.choice((draws.randrange(60), draws.randrange(len(damaged)), -draws.randrange(1, 100)))] ^= (
+                draws.randrange(1, 256)
+            )
+        archive.write_bytes(damaged)
+        line = f"archive {archive} "
+        try:
+            unpack(archive, tmp_path / "out")
+        except DataError as error:
+            line = str(error)
+        assert line.startswith(f"archive {archive} ")
+        assert "\n" not in line

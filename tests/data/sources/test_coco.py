@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from examples import refused
 from sd_aanet.data.sources import run_lengths
 from sd_aanet.data.sources.cache import cache_folder, kept
 from sd_aanet.data.sources.coco import CocoAnnotations
@@ -227,6 +229,37 @@ def test_what_outlines_nothing_is_counted(write: Write) -> None:
     assert not CocoAnnotations(write()).label(0).any()
 
 
+@pytest.mark.parametrize("segmentation", [[[1, 1], [6, 1], [6, 6], [1, 6]], [[[1, 1], [6, 1], [6, 6], [1, 6]]]])
+def test_polygons_may_be_lists_of_corners(write: Write, segmentation: Any) -> None:
+    expected = np.zeros((H, W), np.uint8)
+    expected[1:6, 1:6] = 1
+    assert np.array_equal(label(write(annotation(7, 3, segmentation))), expected)
+    several = [[[1, 1], [6, 1], [6, 6], [1, 6]], rectangle(20, 20, 2, 3)]
+    expected[20:23, 20:22] = 1
+    assert np.array_equal(label(write(annotation(7, 3, several))), expected)
+
+
+def test_outlines_may_leave_their_image_a_little_and_a_crowd_may_be_null(write: Write) -> None:
+    expected = np.zeros((H, W), np.uint8)
+    expected[30:, :10] = 1
+    found = label(write(annotation(7, 3, [[-4, 30, 10, 30, 10, 47.5, -4, 47.5]], iscrowd=None)))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("spelling", ["./a.jpg", "x\\..\\a.jpg", "x/../a.jpg"])
+def test_one_picture_is_one_entry_however_it_is_spelt(write: Write, spelling: str) -> None:
+    path = write(images=[IMAGE, IMAGE | {"id": 8, "file_name": spelling}])
+    with refused(DataError, "images[1].file_name is ", "which images[0] has already"):
+        CocoAnnotations(path)
+
+
+def test_images_that_would_fill_the_memory_are_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    path = write(images=[IMAGE | {"width": 60_000}])
+    with refused(DataError, "images[0] has 60000x40 pixels, expected at most 50000", "set SD_AANET_MAX_PIXELS"):
+        CocoAnnotations(path)
+
+
 # Malformed files
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "height": H, "width": W}
@@ -264,10 +297,25 @@ ENTRIES: list[tuple[object, str]] = [
     (annotation(7, 3, SQUARE), r"segmentation holds 1, expected polygons \[\[x, y"),
     (annotation(7, 3, [[1, 1, 5, "5", 1, 5]]), r'segmentation holds \[1, 1, 5, "5", 1, 5\], expected polygons'),
     (annotation(7, 3, [[*SQUARE, 1]]), r"segmentation holds a polygon of 9 numbers, expected pairs"),
-    (annotation(7, 3, [[*SQUARE, 1e9, 1]]), r"segmentation holds the coordinate 1000000000\.0, expected pixels"),
-    (annotation(7, 3, [[*SQUARE, -1e9, 1]]), r"segmentation holds the coordinate -1000000000\.0, expected pixels"),
-    (annotation(7, 3, [[*SQUARE, float("nan"), 1]]), r"segmentation holds the coordinate nan, expected pixels"),
-    (annotation(7, 3, [[*SQUARE, float("inf"), 1]]), r"segmentation holds the coordinate inf, expected pixels"),
+    (
+        annotation(7, 3, [[*SQUARE, 1e9, 1]]),
+        r"segmentation holds the coordinate 1000000000\.0, expected 0 to 60, .* width",
+    ),
+    (annotation(7, 3, [[*SQUARE, -1e9, 1]]), r"segmentation holds the coordinate -1000000000\.0, expected 0 to 60"),
+    (
+        annotation(7, 3, [[*SQUARE, 1, float("nan")]]),
+        r"segmentation holds the coordinate nan, expected 0 to 40, .* height",
+    ),
+    (annotation(7, 3, [[*SQUARE, float("inf"), 1]]), r"segmentation holds the coordinate inf, expected 0 to 60"),
+    (
+        annotation(7, 3, [rectangle(5, 40, 10, 20)]),
+        r"segmentation holds the coordinate 60, expected 0 to 40, .* height",
+    ),
+    (annotation(7, 3, [[0.1, 0.1, 0.5, 0.1, 0.5, 1]]), r"segmentation holds numbers from 0 to 1 only, expected pixels"),
+    (
+        annotation(7, 3, [[[1, 1], [5, 1], [5, "5"]]]),
+        r'segmentation holds \[\[1, 1\], \[5, 1\], \[5, "5"\]\], expected',
+    ),
     (annotation(7, 3, "polygon"), r'segmentation is "polygon", expected polygons \[\[x, y.* or run lengths'),
     (annotation(7, 3, {"size": [W, H], "counts": [W * H]}), r"segmentation\.size is \[60, 40\], expected .*\[40, 60\]"),
     (annotation(7, 3, {"counts": [W * H]}), r"segmentation\.size is missing or null, expected the image's"),
@@ -293,7 +341,7 @@ def test_malformed_files(write: Write, changes: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(("entry", "message"), ENTRIES, ids=lambda value: str(value)[:60])
 def test_malformed_annotations(write: Write, entry: object, message: str) -> None:
     path = write(annotations=[annotation(7, 3, [SQUARE]), entry])
-    tail = r"[^\n]*: correct it there or export the file again$"
+    tail = r"[^\n]*: (correct it there or export the file again|export the outlines for .*|multiply x by .*)$"
     with pytest.raises(
         DataError, match=rf"^annotations [^\n]*instances\.json: annotations\[1\]\.[^\n]*{message}{tail}"
     ):
@@ -320,11 +368,11 @@ def test_all_that_is_malformed_may_be_told_at_once(write: Write) -> None:
         r"annotations\[5\]\.iscrowd is 2, expected 0 or 1",
     ]
     for _ in range(2):  # read, and from the cache
-        with collecting() as refused:
+        with collecting() as wrongs:
             found = CocoAnnotations(path)
             shown = pickle.loads(pickle.dumps(found)).label(0)
-        assert len(refused) == len(wrong)
-        for error, line in zip(refused, wrong, strict=True):
+        assert len(wrongs) == len(wrong)
+        for error, line in zip(wrongs, wrong, strict=True):
             assert re.fullmatch(rf"annotations .*instances\.json: {line}.*: correct it there or export .*", str(error))
         assert (found.images, found.categories) == (("a.jpg",), ((3, "cat"), (5, "cat")))
         assert np.unique(shown).tolist() == [0, 2]

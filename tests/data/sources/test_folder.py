@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.fake_folder import CLASSES, OBJECT, folder_pairs, make_folder, make_json
+from data.fake_folder import CLASSES, HEIGHT, OBJECT, WIDTH, folder_pairs, make_folder, make_json
 from data.fakes import Array8, picture_of, write_mask, write_picture
+from examples import refused
+from sd_aanet.data import reading
 from sd_aanet.data.datamodule import EpisodeDataModule
+from sd_aanet.data.sources import layouts
 from sd_aanet.data.sources.folder import Folder
+from sd_aanet.data.sources.refusal import collecting
 from sd_aanet.errors import ConfigError, DataError
 
 EXPORTERS: dict[str, dict[str, Any]] = {
@@ -211,11 +215,41 @@ def test_what_a_system_leaves_behind_is_no_picture(tmp_path: Path) -> None:
     assert Folder(root, "train").strays() == []
 
 
-@pytest.mark.parametrize("head", ["", "_background_\n", "__ignore__\n_background_\n", "background\n"])
+@pytest.mark.parametrize(
+    "head", ["", "_background_\n", "__ignore__\n_background_\n", "background\n", "Background\n", "BACKGROUND\n"]
+)
 def test_classes_may_begin_with_the_background_and_come_from_any_editor(head: str, tmp_path: Path) -> None:
     root = make_folder(tmp_path)
     (root / "classes.txt").write_bytes(f"\ufeff{head}cat\ndog\ncup\nfox\n".replace("\n", "\r\n").encode())
     assert Folder(root, "val").classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "0 background|1 cat|2 dog|3 cup|4 fox",
+        "0: Background|1: cat|2: dog|3: cup|4: fox",
+        "1. cat|2. dog|3. cup|4. fox",
+        "1,cat|2,dog|3,cup|4,fox",
+        "# label:color_rgb:parts:actions|background:0,0,0::|cat:1,2,3::|dog:4,5,6::|cup:7,8,9::|fox:9,9,9::",
+        "background:0,0,0::|cat:1,2,3::|dog:4,5,6::|cup:7,8,9:a,b:run|fox:9,9,9::",
+    ],
+)
+def test_classes_may_be_numbered_or_a_map_of_labels(lines: str, tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    (root / "classes.txt").write_text(lines.replace("|", "\n"))
+    assert Folder(root, "val").classes == CLASSES
+
+
+def test_numbers_that_are_all_of_a_name_are_the_name(tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    for names in (
+        ("1 euro", "2 euro", "5 euro", "9 euro"),
+        ("7", "8", "9", "10"),
+        ("1.5 mm", "2.5 mm", "3 mm", "4 mm"),
+    ):
+        (root / "classes.txt").write_text("\n".join(names))
+        assert Folder(root, "val").classes == names
 
 
 def test_photographs_are_shown_as_they_were_labelled(tmp_path: Path) -> None:
@@ -232,20 +266,83 @@ def test_photographs_are_shown_as_they_were_labelled(tmp_path: Path) -> None:
         source.label(0)
 
 
-def test_with_one_class_masks_may_be_painted(tmp_path: Path) -> None:
-    root = make_folder(tmp_path, classes=["cat"])
-    pairs = folder_pairs(root, "val")
-    object_of = np.asarray(Image.open(pairs[0][1])) == 1
-    write_mask(pairs[0][1], object_of * np.uint8(255))  # painted
-    write_mask(pairs[1][1], np.full_like(object_of, 255, np.uint8))  # all is to be ignored
-    uncertain = object_of.astype(np.uint8)
-    uncertain[0] = 255
-    write_mask(pairs[2][1], uncertain)
-    source = Folder(root, "val")
-    found = [source.mask(keys(source).index(f"val_00{n}"), 1) for n in range(3)]
-    assert np.array_equal(found[0], object_of)
-    assert (found[1] == 255).all()
-    assert np.array_equal(found[2], uncertain)
+def one_class(root: Path, *masks: Array8) -> Folder:
+    """A data set of one class with these masks."""
+    write(root / "classes.txt", "_background_\ncat\n")
+    for number, mask in enumerate(masks):
+        write_picture(root / f"images/{number}.jpg", picture_of(mask, str(number)))
+        write_mask(root / f"masks/{number}.png", mask)
+    return Folder(root, "val")
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def block(value: int, ground: int = 0) -> Array8:
+    label = np.full((HEIGHT, WIDTH), ground, np.uint8)
+    label[5:35, 10:50] = value
+    return label
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_with_one_class_masks_may_be_painted(many: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FEW", 0 if many else 1000)
+    source = one_class(tmp_path, block(255), block(255, 255), block(0))
+    for i, expected in enumerate((block(1), block(1, 1), block(0))):
+        assert np.array_equal(source.mask(i, 1), expected)
+    write_mask(tmp_path / "masks/0.png", block(77))
+    with pytest.raises(DataError, match="holds the index 77, expected 0 to 1 or 255"):
+        Folder(tmp_path, "val").mask(0, 1)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_with_one_class_what_255_means_is_what_all_masks_together_say(place: int, tmp_path: Path) -> None:
+    """One of 0 and 255 shows nothing but what is to be ignored, where another has the index of the class."""
+    labels = [block(255), block(255, 255), block(0)]
+    labels.insert(place, block(1, 255))
+    source = one_class(tmp_path, *labels)
+    assert all(np.array_equal(source.mask(i, 1), label) for i, label in enumerate(labels))
+    write_mask(tmp_path / f"masks/{place}.png", block(255))  # painted it is, once that one is gone
+    assert np.array_equal(Folder(tmp_path, "val").mask(place, 1), block(1))
+
+
+def test_what_one_class_is_drawn_in_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_class(tmp_path, block(255), block(255))
+    monkeypatch.setattr(layouts, "read_label", lambda *_: pytest.fail("read again"))
+    Folder(tmp_path, "val")
+
+
+def test_with_one_class_a_damaged_mask_is_told_when_it_is_read(tmp_path: Path) -> None:
+    one_class(tmp_path, block(255), block(255))
+    (tmp_path / "masks/0.png").write_bytes(b"no mask")
+    source = Folder(tmp_path, "val")
+    assert np.array_equal(source.mask(1, 1), block(1))
+    with pytest.raises(DataError, match=r"0\.png cannot be read"):
+        source.mask(0, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_that_are_turned_as_their_pictures_are_turned_back_with_them(orientation: int, tmp_path: Path) -> None:
+    """By a tool that kept the photograph's EXIF."""
+    label = block(1)
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ways = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
+    ways |= {7: "TRANSVERSE", 8: "ROTATE_270"}  # the reverse of what EXIF says
+    for path, upright in (("images/0.jpg", picture_of(label, "0")), ("masks/0.png", label)):
+        (tmp_path / path).parent.mkdir()
+        file = Image.fromarray(upright)
+        if orientation > 1:
+            file = file.transpose(Image.Transpose[ways[orientation]])
+        file.save(tmp_path / path, exif=exif, quality=95, subsampling=0)
+    write(tmp_path / "val.txt", "0")
+    write(tmp_path / "train.txt", "0")
+    source = Folder(tmp_path, "val")
+    assert np.array_equal(source.label(0), label)
+    assert np.array_equal(source.image(0)[:50, :, 0] > 150, label[:50] == 1)
 
 
 def test_with_several_classes_255_is_to_be_ignored(tmp_path: Path) -> None:
@@ -274,14 +371,24 @@ def test_pictures_and_masks_without_the_other_are_told(tmp_path: Path) -> None:
 def test_annotated_pictures_that_are_missing_and_others_that_are_not_annotated_are_told(tmp_path: Path) -> None:
     root = make_json(tmp_path, lists=False)
     (root / "images/train_000.jpg").rename(root / "images/unknown.jpg")
+    (root / "images/train_002.jpg").rename(root / "images/TRAIN_002.jpg")
     (root / "notes").mkdir()
     shutil.copy(root / "images/train_001.jpg", root / "notes/plot.jpg")  # not among the annotated ones
-    strays = {stray.defect: str(stray) for stray in Folder(root, "val").strays()}
-    assert strays == {
-        "missing": f"picture train_000.jpg of {root}/annotations.json is not in {root}: put it beside it or into "
-        "images/",
-        "stray": f"picture {root}/images/unknown.jpg is not in {root}/annotations.json, so that it is left out",
-    }
+    of = f"of {root}/annotations.json is not in {root}"
+    lines = [
+        f"picture train_000.jpg {of}: put it beside it or into images/, or take its entry out",
+        f"picture train_002.jpg {of}: call it as images/TRAIN_002.jpg is called",
+    ]
+    with collecting() as found:
+        source = Folder(root, "val")
+    assert [(error.defect, str(error)) for error in found] == [("missing", line) for line in lines]
+    assert [str(stray) for stray in source.strays()] == [
+        f"picture {root}/images/{name}.jpg is not in {root}/annotations.json, so that it is left out"
+        for name in ("TRAIN_002", "unknown")
+    ]
+    with pytest.raises(DataError) as raised:
+        Folder(root, "val")
+    assert str(raised.value) == f"{lines[0]} (and 1 more like this: sd-aanet check lists them)"
 
 
 def test_objects_without_an_outline_are_counted(tmp_path: Path) -> None:
@@ -301,8 +408,33 @@ def test_a_name_that_two_pictures_have_is_not_guessed(tmp_path: Path) -> None:
     (root / "b").mkdir()
     for picture in ("train_000.jpg", "train_001.jpg"):
         shutil.copy(root / "a" / picture, root / "b" / picture)
-    missing = [str(stray) for stray in Folder(root, "val").strays() if stray.defect == "missing"]
-    assert [line.split()[1] for line in missing] == ["train_000.jpg", "train_001.jpg"]
+    with collecting() as found:
+        Folder(root, "val")
+    assert [(error.defect, str(error).split()[1]) for error in found] == [
+        ("missing", "train_000.jpg"),
+        ("missing", "train_001.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("spelling", ["images/train_000.jpg", "images\\train_000.jpg", "./images/train_000.jpg"])
+def test_one_picture_that_annotations_list_twice_is_not_guessed(spelling: str, tmp_path: Path) -> None:
+    root = make_json(tmp_path)
+    content = json.loads((root / "annotations.json").read_text())
+    content["images"].append(content["images"][0] | {"id": 1000, "file_name": spelling})
+    (root / "annotations.json").write_text(json.dumps(content))
+    with refused(DataError, "list the picture", "images/train_000.jpg twice, as ", "one entry a picture: unite them"):
+        Folder(root, "val")
+    with collecting() as found:
+        Folder(root, "val")
+    assert len(found) == 1
+
+
+def test_folders_that_link_in_a_circle_are_looked_into_once(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "own")
+    (root / "images/all").symlink_to(root)
+    (root / "images/again").symlink_to(root / "images")
+    (root / "masks/again").symlink_to(root / "masks")
+    assert keys(Folder(root, "val")) == keys(Folder(make_folder(tmp_path / "other"), "val"))
 
 
 # What cannot be opened
@@ -336,6 +468,9 @@ BROKEN = {
     "two masks of a name": r"val_000\.bmp and .*val_000\.png have the same name",
     "classes.txt=": r"classes\.txt holds 0 names, expected 1 to 254 different names, one per line: correct it",
     "classes.txt=cat|dog|cat": r"classes\.txt names 'cat' twice, expected 1 to 254 different names",
+    "classes.txt=cat|Background|dog": r"classes\.txt names 'Background' behind a class, though its index is 0",
+    "classes.txt=0 cat|1 dog": r"classes\.txt gives 'cat' the number 0, expected 1: only the background is 0",
+    "classes.txt=0 background|1 cat|3 dog": r"classes\.txt gives 'dog' the number 3, expected 2: only the background",
     "val.txt=nobody": r"val\.txt names 'nobody', which is not an image with a mask.*: correct it",
     "val.txt=": r"val\.txt is empty, expected an image's name in each line: fill it, or remove both",
     "folds.yaml=[[yak]]": r"names the class 'yak', which does not exist",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sd_aanet.data.sources.listing import by_last_part, files_below, read_lines, read_text
+from examples import refused
+from sd_aanet.data.sources.listing import by_last_part, files_below, plain, read_lines, read_text
 from sd_aanet.errors import DataError
 
 APART = unicodedata.normalize("NFD", "Möwe")
@@ -48,8 +49,45 @@ def test_files_are_those_that_a_file_browser_shows(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "link").symlink_to(tmp_path / "a/c", target_is_directory=True)
     found = files_below(tmp_path)
-    assert list(found) == ["a/Bild 1.JPG", "a/Möwe.png", "a/c/deep.tif", "b.jpg", "link/deep.tif"]
+    assert list(found) == ["a/Bild 1.JPG", "a/Möwe.png", "a/c/deep.tif", "b.jpg"]
     assert all(Path(path).is_file() for path in found.values())
+
+
+def test_each_real_folder_is_looked_into_once_by_whatever_links(tmp_path: Path) -> None:
+    """Also by links to a folder above, to each other and to themselves, and by two to one outside."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "z", outside):
+        folder.mkdir(parents=True)
+        (folder / "x.jpg").touch()
+    for name, target in {
+        "a": root / "z",
+        "z/up": root,
+        "z/all": tmp_path,
+        "itself": root / "itself",
+        "there": root / "back",
+        "back": root / "there",
+        "nowhere": tmp_path / "none",
+        "b": outside,
+        "c": outside,
+    }.items():
+        (root / name).symlink_to(target, target_is_directory=True)
+    found = files_below(root)
+    assert {name for name in found if name.endswith("jpg")} == {"z/x.jpg", "b/x.jpg"}
+    assert set(found) <= {"z/x.jpg", "b/x.jpg", "itself", "there", "back", "nowhere"}
+
+
+def test_two_files_of_one_name_in_two_spellings_are_named(tmp_path: Path) -> None:
+    for name in (f"{APART}.jpg", f"{unicodedata.normalize('NFC', APART)}.jpg"):
+        (tmp_path / name).touch()
+    if len(list(tmp_path.iterdir())) == 2:  # some systems keep one
+        with refused(DataError, "have one name in two spellings (Unicode): rename one"):
+            files_below(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a/b.jpg", "./a/b.jpg", "a\\b.jpg", "a//b.jpg", "a/./b.jpg", "a/c/../b.jpg"])
+def test_names_of_one_file_are_the_same(name: str) -> None:
+    assert plain(name) == "a/b.jpg"
+    assert plain(f"{APART}/x") == plain(unicodedata.normalize("NFC", APART) + "/x")
 
 
 def test_the_last_part_of_a_path_stands_for_it_where_it_is_the_only_one() -> None:

@@ -7,6 +7,7 @@ import pytest
 from fake_voc import Voc
 from PIL import Image
 
+from examples import refused
 from sd_aanet.data.sources.pascal5i import CLASSES, Pascal5i
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import read_image, read_label
@@ -144,3 +145,12 @@ def test_no_progress_bar_for_few_files(voc: Voc, capsys: pytest.CaptureFixture[s
 def test_the_reader_needs_no_heavy_import() -> None:
     code = "import sys, sd_aanet.data.sources.pascal5i; sys.exit('albumentations' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_no_file_can_have_is_told_in_one_line(voc: Voc) -> None:
+    root = voc(1)
+    with (root / "ImageSets/Segmentation/val.txt").open("a") as file:
+        file.write("a\0b\n")
+    source = Pascal5i(root, "val")
+    with refused(DataError, "cannot be read (embedded null byte)"):
+        source.pixels()

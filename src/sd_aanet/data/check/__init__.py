@@ -43,4 +43,7 @@ def _sources(config: dict[str, Any]) -> list[ImageSource]:
     data = EpisodeDataModule(dict(config))
     val = data.source("val")
     novel = {len(val.fold_classes(fold)) for fold in range(val.folds)}
-    return [val] if novel == {len(val.classes)} else [data.source("train"), val]
+    if novel == {len(val.classes)}:
+        return [val]
+    data.check_leaks()
+    return [data.source("train"), val]

@@ -158,20 +158,14 @@ def _roles(source: ImageSource) -> dict[int, str]:
 
 
 def _repeated(splits: Sequence[Checked]) -> Iterator[DataError]:
-    """Images that are there twice, by name or by content: in both splits, or in one."""
-    names: dict[str, str] = {}
+    """Pictures that are there twice, in both splits or in one; one that both name is told already."""
     contents: dict[bytes, tuple[str, str]] = {}
     for split in splits:
         own = split.source.split
         for reading in split.readings:
-            other, key = names.get(reading.key), reading.key
-            if other is not None:
-                line = f"image '{key}' is in {other} and in {own}: take it off one of them"
-            elif reading.digest in contents:
-                other, key = contents[reading.digest]
+            if reading.digest is None:
+                continue
+            other, key = contents.setdefault(reading.digest, (own, reading.key))
+            if key != reading.key:
                 line = f"images '{key}' of {other} and '{reading.key}' of {own} are the same picture: leave one out"
-            if other is not None:
                 yield DataError(line, "repeated" if other == own else "leak")
-            names.setdefault(reading.key, own)
-            if reading.digest is not None:
-                contents.setdefault(reading.digest, (own, reading.key))

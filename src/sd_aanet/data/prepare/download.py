@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPException
@@ -98,8 +97,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 if _size(folder / name) != size or not size:
                     extract(path=folder)
                 bar.update(file.tell() - bar.n)
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
-        problem = " ".join(str(error).split())
+    except Exception as error:  # of a damaged archive it is of almost any kind
+        problem = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"archive {archive} cannot be unpacked into {folder} ({problem}): make room, or delete the archive and "
             "fetch it anew"

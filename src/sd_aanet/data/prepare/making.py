@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sd_aanet.data.sources.listing import files_below
+from sd_aanet.data.sources.listing import files_below, plain
 from sd_aanet.errors import DataError
 from sd_aanet.files import written_whole
 from sd_aanet.images import Array8
@@ -31,7 +31,7 @@ def link(target: Path, path: Path) -> None:
 def check_complete(what: str, names: Sequence[str], folder: Path, fix: str) -> None:
     """Raise DataError, with `fix` as the way out, where a folder lacks some of the files, named as in `sub/x.jpg`."""
     present = files_below(folder)  # which is faster than to ask for each
-    if lacking := [name for name in names if name not in present]:
+    if lacking := [name for name in names if plain(name) not in present]:
         raise DataError(
             f"{what}: {len(lacking):,} of {len(names):,} are not in {folder}, the first is {lacking[0]}: {fix}"
         )

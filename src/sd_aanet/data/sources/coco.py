@@ -17,7 +17,7 @@ from sd_aanet.data.sources.run_lengths import paint, unpack
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 
-_VERSION = 3
+_VERSION = 4
 """Of what is kept and of the way that labels are made: to be raised when that changes."""
 
 
@@ -57,8 +57,7 @@ class CocoAnnotations:
         self.state = f"{_VERSION} {state.st_size} {state.st_mtime_ns}"
         arrays = kept(f"coco/{name}", self.state, partial(_split, self.path))
         index = json.loads(arrays["index"].tobytes())
-        for line in index["wrong"]:
-            refuse(f"annotations {self.path}: {line}")
+        refuse(*(f"annotations {self.path}: {line}" for line in index["wrong"]))
         self.categories: tuple[tuple[int, str], ...] = tuple((number, name) for number, name in index["categories"])
         self.used = frozenset(index["used"])
         self.images = tuple(index["images"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ from sd_aanet.data.folds import arranged
 from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.labelled import LabelMapSource
+from sd_aanet.data.sources.listing import plain
 from sd_aanet.errors import DataError
 from sd_aanet.images import Array8, read_label
 from sd_aanet.rules import text, whole
@@ -62,7 +64,7 @@ class Coco20i(LabelMapSource):
         return len(self._annotations.images)
 
     def key(self, i: int) -> str:
-        return str(Path(self._annotations.images[i]).with_suffix(""))
+        return posixpath.splitext(plain(self._annotations.images[i]))[0]
 
     def image_file(self, i: int) -> str:
         return f"{self._images}/{self._annotations.images[i]}"

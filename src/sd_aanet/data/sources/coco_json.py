@@ -13,12 +13,17 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from sd_aanet.data.sources import run_lengths
+from sd_aanet.data.sources.listing import plain
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
+from sd_aanet.images import MAX_PIXELS, most_pixels
 
 _QUIET_BELOW = 4 * 2**20
 """Files of fewer bytes are read without a progress bar: it would flash by."""
 _POLYGONS = "polygons [[x, y, x, y, ...], ...] or run lengths {size, counts}"
+_BEYOND = (10, 0.05)
+"""Pixels, and of a side: so far may an outline leave its image, as some draw over the edge. One of another size leaves
+it further."""
 _FEWEST = 6
 """Numbers of a polygon: three corners."""
 _LONGEST = 65_535
@@ -142,10 +147,15 @@ def _images(entries: list[Any], wrong: list[_Malformed]) -> list[_File]:
             for key, length in (("height", height), ("width", width)):
                 if not 1 <= length <= _LONGEST:
                     raise _Malformed(f".{key} is {length}, expected {side}")
+            if height * width > (most_pixels() or math.inf):
+                raise _Malformed(
+                    f" has {width}x{height} pixels, expected at most {most_pixels()}",
+                    f"correct it, or set {MAX_PIXELS} to as many as memory holds",
+                )
             name = _value(entry, "file_name", str, "the name of a file")
             file = _File(_value(entry, "id", (int, str), "a whole number"), name, (height, width))
             _check_new("images", "id", file.id, n, seen[0])
-            _check_new("images", "file_name", file.name, n, seen[1])
+            _check_new("images", "file_name", plain(file.name), n, seen[1])
             files.append(file)
     return sorted(files, key=lambda file: file.name)
 
@@ -180,24 +190,50 @@ def _packed(segmentation: Any, height: int, width: int) -> bytes | None:
     if segmentation in (None, [], {}):
         return None
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if _is_outline(polygon, max(height, width))]
+        polygons = [corners for corners in map(_flat, _in_one(segmentation)) if _is_outline(corners, height, width)]
+        if polygons and max(map(max, polygons)) <= 1 < min(height, width):
+            raise _Malformed(
+                ".segmentation holds numbers from 0 to 1 only, expected pixels of the image, not shares of its sides",
+                "multiply x by its width and y by its height",
+            )
         return run_lengths.pack_polygons(polygons, height, width) if polygons else None
     if isinstance(segmentation, dict):
         return run_lengths.pack(_lengths(segmentation, height, width), height, width)
     raise _Malformed(f".segmentation is {_shown(segmentation)}, expected {_POLYGONS}")
 
 
-def _is_outline(polygon: Any, side: int) -> bool:
-    """Whether a polygon has three corners. Those far outside of the image would take all memory to draw."""
+def _in_one(segmentation: list[Any]) -> list[Any]:
+    """The polygons of a segmentation, which may be a single one of corners [x, y]."""
+    return [segmentation] if len(segmentation) > 2 and all(map(_is_corner, segmentation)) else segmentation
+
+
+def _flat(polygon: Any) -> Any:
+    """A polygon of corners [x, y] as x, y, x, y, ...; any other as it is."""
+    if isinstance(polygon, list) and polygon and all(map(_is_corner, polygon)):
+        return [number for corner in polygon for number in corner]
+    return polygon
+
+
+def _is_corner(corner: Any) -> bool:
+    return isinstance(corner, list) and len(corner) == 2 and {*map(type, corner)} <= {int, float}
+
+
+def _is_outline(polygon: Any, height: int, width: int) -> bool:
+    """Whether a polygon has three corners. Those outside of the image were drawn for another one."""
     if not isinstance(polygon, list) or not {*map(type, polygon)} <= {int, float}:
         raise _Malformed(f".segmentation holds {_shown(polygon)}, expected {_POLYGONS}")
     if len(polygon) < _FEWEST:
         return False
     if len(polygon) % 2:
         raise _Malformed(f".segmentation holds a polygon of {len(polygon)} numbers, expected pairs x, y")
-    if min(polygon) < -side or max(polygon) > 2 * side or not math.isfinite(sum(polygon)):
-        strange = next(number for number in polygon if not -side <= number <= 2 * side)
-        raise _Malformed(f".segmentation holds the coordinate {strange}, expected pixels of the image")
+    for axis, side, name in ((polygon[::2], width, "width"), (polygon[1::2], height, "height")):
+        slack = max(_BEYOND[0], _BEYOND[1] * side)
+        strange = [number for number in axis if not -slack <= number <= side + slack]
+        if strange:
+            raise _Malformed(
+                f".segmentation holds the coordinate {strange[0]}, expected 0 to {side}, the image's {name} in pixels",
+                "export the outlines for the pictures' size, in the order x, y",
+            )
     return True
 
 
@@ -219,8 +255,8 @@ def _lengths(segmentation: Mapping[str, Any], height: int, width: int) -> list[i
 
 
 def _crowd(entry: Mapping[str, Any]) -> bool:
-    crowd = entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
+    crowd = entry.get("iscrowd")  # null as 0: some exporters write all fields
+    if crowd not in (None, 0, 1):
         raise _Malformed(f".iscrowd is {_shown(crowd)}, expected 0 or 1")
     return bool(crowd)
 

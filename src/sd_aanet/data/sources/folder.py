@@ -12,7 +12,7 @@ from sd_aanet.data import folds as folds_of
 from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.labelled import LabelMapSource
 from sd_aanet.data.sources.layouts import open_layout
-from sd_aanet.data.sources.listing import by_last_part, read_lines
+from sd_aanet.data.sources.listing import by_last_part, plain, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import Array8
@@ -120,7 +120,7 @@ def _read_list(path: Path, keys: Collection[str]) -> list[str]:
     listed: set[str] = set()
     lines = read_lines(path)
     for line in lines:
-        name = line.replace("\\", "/").removeprefix("./").removeprefix("images/")
+        name = plain(line).removeprefix("images/")
         names = [n for n in (name, posixpath.splitext(name)[0]) if n in ends]
         if names:
             listed.add(ends[names[0]])
@@ -128,7 +128,7 @@ def _read_list(path: Path, keys: Collection[str]) -> list[str]:
             refuse(
                 f"image list {path} names '{line}', which is not an image with a mask, expected an image's name in "
                 "each line: correct it",
-                "missing",
+                defect="missing",
             )
     if not lines:
         refuse(f"image list {path} is empty, expected an image's name in each line: fill it, or remove both")

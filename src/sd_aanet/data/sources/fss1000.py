@@ -74,7 +74,7 @@ class Fss1000(IndexedSource):
 
     def key(self, i: int) -> str:
         own, path = self._pictures[i]
-        return f"{self.classes[own - 1]}/{path.stem}"
+        return f"{self.classes[own - 1]}/{composed(path.stem)}"
 
     def image(self, i: int) -> Array8:
         return read_image(self._pictures[i][1], upright=False)
@@ -137,7 +137,13 @@ def _files_of_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """The pictures of each class, and lines on files that belong to none of them."""
     pictures: dict[str, list[Path]] = {}
     others: list[str] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != "."):
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    seen: set[Path] = set()
+    for folder in sorted(folders, key=lambda path: (path.is_symlink(), path)):  # each real folder once
+        real = folder.resolve()
+        if real in seen:
+            continue
+        seen.add(real)
         files = [Path(path) for place, path in files_below(folder).items() if "/" not in place]
         found = [path for path in files if path.suffix.lower() in PICTURES]
         if found:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,7 @@ class IndexedSource(ImageSource):
         """The files that the counts depend on."""
 
     def pixels(self) -> NDArray[np.int64]:
-        place = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-        shown = kept(f"index/{self.name}_{self.split}_{place}", self._fingerprint(), self._shown)
+        shown = kept(_place(f"{self.name}_{self.split}", self.root), self._fingerprint(), self._shown)
         counts = np.zeros((len(self), len(self.classes)), np.int64)
         counts[shown["rows"], shown["columns"]] = shown["counts"]
         return counts
@@ -52,9 +52,41 @@ class IndexedSource(ImageSource):
         digest = hashlib.sha256(f"{VERSION} {self.name} {self.split} {self.classes}".encode())
         for i in range(len(self)):
             digest.update(self.key(i).encode() + b"\n")
-        for path in self.label_files():
-            with suppress(OSError):  # missing: counting says so
-                status = os.stat(path)
-                name = path.removeprefix(str(self.root))  # the root may be written in several ways
-                digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        _add_states(digest, self.label_files(), self.root)
         return digest.hexdigest()
+
+
+def any_holds(holds: Callable[[str], bool], files: Sequence[str], root: Path, title: str) -> bool:
+    """Whether something is true of any of the files; the answer is kept, and found anew when one of them changes.
+
+    Args:
+        holds: tells it of a file.
+        files: their paths.
+        root: the data set's folder.
+        title: what the bar says.
+    """
+    digest = hashlib.sha256(f"{VERSION} {holds.__name__}".encode())
+    _add_states(digest, files, root)
+
+    def answer() -> Arrays:
+        return {"answer": np.array(any(read_all(partial(_of_file, holds, files), len(files), title)))}
+
+    return bool(kept(_place(holds.__name__, root), digest.hexdigest(), answer)["answer"])
+
+
+def _of_file(holds: Callable[[str], bool], files: Sequence[str], i: int) -> bool:
+    return holds(files[i])
+
+
+def _place(name: str, root: Path) -> str:
+    """Where an index is kept."""
+    return f"index/{name}_{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+
+
+def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None:
+    """Add the names, sizes and times of files."""
+    for path in files:
+        with suppress(OSError, ValueError):  # missing, or no name of a file: who reads it says so
+            status = os.stat(path)
+            name = path.removeprefix(str(root))  # the root may be written in several ways
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())

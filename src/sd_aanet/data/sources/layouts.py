@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +14,8 @@ import numpy as np
 
 from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.coco import CocoAnnotations
-from sd_aanet.data.sources.listing import by_last_part, composed, files_below, read_lines
+from sd_aanet.data.sources.index import any_holds
+from sd_aanet.data.sources.listing import by_last_part, composed, files_below, plain, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
@@ -79,15 +82,18 @@ class MaskLayout:
         unseen = [path for key, path in self._masks.items() if key not in found]
         self.strays = [_stray(f"picture {path} has no mask in {masks}") for path in unmarked]
         self.strays += [_stray(f"mask {path} has no picture in {images}") for path in unseen]
+        # With one class masks may be painted, in 0 and 255: as in `sd-aanet predict`, 255 is the object then. One that
+        # holds only these is no proof, for it may show nothing but what is to be ignored: all together are.
+        self._painted = len(self.classes) == 1 and not any_holds(
+            _has_index, [self._masks[key] for key in self.pictures], root, f"Looking what the masks of {root} hold"
+        )
 
     def file(self, key: str) -> str:
         return self._masks[key]
 
     def read(self, key: str) -> Array8:
-        label = read_label(self._masks[key])
-        # With one class such a mask was painted: as in `sd-aanet predict`, 255 is the object then.
-        painted = len(self.classes) == 1 and np.flatnonzero(np.bincount(label.ravel())).tolist() == [0, IGNORE]
-        return (label == IGNORE).astype(np.uint8) if painted else label
+        label = read_label(self._masks[key], upright=True)
+        return np.where(label == IGNORE, 1, label).astype(np.uint8) if self._painted else label
 
 
 class CocoLayout:
@@ -151,18 +157,25 @@ class _Part:
     def __init__(self, folder: Path, path: Path) -> None:
         self.path, self.annotations = path, CocoAnnotations(path)
         files = files_below(folder)
-        names = {_plain(name): number for number, name in enumerate(self.annotations.images)}
+        names = {plain(name): number for number, name in enumerate(self.annotations.images)}
         found = _located(names, files)
         if not found:
             raise DataError(
                 f"none of the {len(names)} pictures of {path}, such as {next(iter(names))}, is in {folder}: put "
                 "them beside it or into images/"
             )
-        self.places = {place: files[place] for place in found.values()}
-        self.images = {files[place]: names[name] for name, place in found.items()}
-        missing = [f"picture {name} of {path} is not in {folder}" for name in names if name not in found]
-        self.strays = [DataError(f"{line}: put it beside it or into images/", "missing") for line in missing]
-        self.strays += [*self.annotations.strays(), *self._others(files)]
+        first: dict[str, str] = {}
+        for name, place in found.items():
+            if first.setdefault(place, name) != name:
+                refuse(
+                    f"annotations {path} list the picture {files[place]} twice, as {first[place]} and as {name}, "
+                    "expected one entry a picture: unite them"
+                )
+        self.places = {place: files[place] for place in first}
+        self.images = {files[place]: names[name] for place, name in first.items()}
+        cases = {place.lower(): place for place in files}
+        refuse(*(_missing(name, path, folder, cases) for name in names if name not in found), defect="missing")
+        self.strays = [*self.annotations.strays(), *self._others(files)]
 
     def _others(self, files: Mapping[str, str]) -> list[DataError]:
         """Pictures that lie with the annotated ones, but are not annotated."""
@@ -172,6 +185,13 @@ class _Part:
             for place, path in files.items()
             if posixpath.dirname(place) in folders and place not in self.places and _is_picture(place)
         ]
+
+
+def _missing(name: str, annotations: Path, folder: Path, cases: Mapping[str, str]) -> str:
+    """The line on an annotated picture that is not there; names are the same on some systems, whatever their case."""
+    other = cases.get(name.lower()) or cases.get(f"images/{name}".lower())
+    fix = f"call it as {other} is called" if other else "put it beside it or into images/, or take its entry out"
+    return f"picture {name} of {annotations} is not in {folder}: {fix}"
 
 
 def _stray(line: str) -> DataError:
@@ -184,6 +204,13 @@ def _is_picture(place: str) -> bool:
 
 def _pictures(folder: Path) -> dict[str, str]:
     return {place: path for place, path in files_below(folder).items() if _is_picture(place)}
+
+
+def _has_index(mask: str) -> bool:
+    """Whether a mask holds the index 1; what cannot be read is told when it is."""
+    with suppress(DataError):
+        return bool((read_label(mask) == 1).any())
+    return False
 
 
 def _by_key(files: Mapping[str, str]) -> dict[str, str]:
@@ -199,16 +226,44 @@ def _by_key(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
+    """The names of the classes from 1 on: of plain lines, numbered ones, or CVAT's `name:colour:parts:actions`."""
     if not path.is_file():
         raise DataError(f"{path} does not exist, expected the name of class n in line n: write it")
-    names = read_lines(path)
-    while names and (names[0].startswith("_") or names[0] == "background"):
+    names = _unnumbered(_without_colours(read_lines(path)), path)
+    while names and (names[0].startswith("_") or _is_background(names[0])):
         names.pop(0)
-    twice = _twice(names)
-    if not names or twice or len(names) >= IGNORE:
+    twice, background = _twice(names), [name for name in names if _is_background(name)]
+    if not names or twice or background or len(names) >= IGNORE:
         problem = f"names '{twice[0]}' twice" if twice else f"holds {len(names)} names"
+        problem = f"names '{background[0]}' behind a class, though its index is 0" if background else problem
         raise DataError(f"{path} {problem}, expected 1 to {IGNORE - 1} different names, one per line: correct it")
     return tuple(names)
+
+
+def _is_background(name: str) -> bool:
+    return name.strip("_ ").lower() == "background"
+
+
+def _without_colours(lines: list[str]) -> list[str]:
+    """The names of CVAT's labelmap.txt; other lines as they are."""
+    labels = [re.fullmatch(r"(.+?):(\d+,\d+,\d+)?:[^:]*:[^:]*", line) for line in lines if not line.startswith("# ")]
+    return [label[1] for label in labels if label] if labels and all(labels) else lines
+
+
+def _unnumbered(lines: list[str], path: Path) -> list[str]:
+    """Lines without the numbers before them, but where nothing else tells the lines apart: then they are the names."""
+    numbered = [found for line in lines if (found := re.fullmatch(r"(\d+)(?:[.)]?\s+|\s*[:,;=]\s*)(\D.*)", line))]
+    numbers, names = [int(found[1]) for found in numbered], [found[2] for found in numbered]
+    if not lines or len(names) < len(lines) or _twice(names):
+        return lines
+    first = 0 if names[0].startswith("_") or _is_background(names[0]) else 1
+    for place, (number, name) in enumerate(zip(numbers, names, strict=True), start=first):
+        if number != place:
+            raise DataError(
+                f"{path} gives '{name}' the number {number}, expected {place}: only the background is 0, and classes "
+                "count from 1, as in the masks"
+            )
+    return names
 
 
 def _twice(names: Iterable[str]) -> list[str]:
@@ -227,11 +282,6 @@ def _annotations_files(root: Path) -> dict[str, Path]:
     below = sorted(path.parent for path in root.glob("*/*.json") if path.name[0] != ".")
     fix = f"set dataset.root to one, such as {below[0]}" if below and not found else "set dataset.root to such a folder"
     raise DataError(f"dataset root {root} holds {what}, expected {LAYOUT}: {fix}")
-
-
-def _plain(name: str) -> str:
-    """A picture's name as annotations have it (Windows writes backslashes), as `files_below` has it."""
-    return posixpath.normpath(composed(name.replace("\\", "/")))
 
 
 def _located(names: Collection[str], files: Mapping[str, str]) -> dict[str, str]:

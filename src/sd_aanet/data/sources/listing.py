@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import posixpath
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import DataError
 
 
 def composed(name: str) -> str:
     """A name with each letter and its accents as one character (NFC), so that equal names are equal."""
     return unicodedata.normalize("NFC", name)
+
+
+def plain(name: str) -> str:
+    """A file's name as a list or annotations have it (Windows writes backslashes), as `files_below` has it."""
+    return posixpath.normpath(composed(name.replace("\\", "/")))
 
 
 def read_text(path: Path) -> str:
@@ -40,21 +47,39 @@ def read_lines(path: Path) -> list[str]:
 
 
 def files_below(folder: Path) -> dict[str, str]:
-    """The files that a file browser shows in a folder and in those below it.
+    """The files that a file browser shows in a folder and in those below it, each real folder once, links last.
 
     Hidden files and folders are left out, such as the "._b.jpg" that macOS puts beside each file.
 
     Returns:
         {path from the folder, composed, "/" between its parts: whole path}, sorted.
+
+    Raises:
+        DataError: two files whose names are the same once they are composed.
     """
     found: dict[str, str] = {}
+    seen: set[str] = set()
     start = len(os.path.join(folder, ""))
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                path = os.path.join(place, name)
-                found[composed(path[start:].replace(os.sep, "/"))] = path
+    folders, links = [str(folder)], deque[str]()
+    while folders or links:
+        place = folders.pop() if folders else links.popleft()
+        real = os.path.realpath(place)
+        if real in seen:
+            continue
+        seen.add(real)
+        entries: list[os.DirEntry[str]] = []
+        with suppress(OSError), os.scandir(place) as opened:  # there may be folders that one may not look into
+            entries = sorted(opened, key=lambda entry: entry.name)
+        for entry in entries:
+            name = composed(entry.path[start:].replace(os.sep, "/"))
+            if entry.name.startswith("."):
+                continue
+            if os.path.isdir(entry.path):
+                (links if entry.is_symlink() else folders).append(entry.path)
+            elif name in found:
+                refuse(f"{found[name]} and {entry.path} have one name in two spellings (Unicode): rename one")
+            else:
+                found[name] = entry.path
     return dict(sorted(found.items()))
 
 

@@ -11,13 +11,23 @@ from sd_aanet.errors import DataError
 _COLLECTED: ContextVar[list[DataError] | None] = ContextVar("collected", default=None)
 
 
-def refuse(line: str, defect: str = "entry") -> None:
-    """Raise a `DataError`, but within `collecting` note it: then the caller leaves out what is wrong, and goes on."""
-    error = DataError(line, defect)
+def refuse(*lines: str, defect: str = "entry") -> None:
+    """Raise a `DataError`, but within `collecting` note it: then the caller leaves out what is wrong, and goes on.
+
+    Args:
+        lines: one for each thing that is wrong, if any; the error is the first of them and says how many follow.
+        defect: their kind.
+    """
     collected = _COLLECTED.get()
-    if collected is None:
-        raise error
-    collected.append(error)
+    if collected is not None:
+        collected += [DataError(line, defect) for line in lines]
+    elif lines:
+        raise DataError(lines[0] + more(len(lines) - 1), defect)
+
+
+def more(count: int) -> str:
+    """Behind a line on one of several: how many more there are."""
+    return f" (and {count} more like this: sd-aanet check lists them)" if count else ""
 
 
 @contextmanager

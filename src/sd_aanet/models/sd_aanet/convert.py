@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from sd_aanet.arguments import Parser
-from sd_aanet.backbones.weights import safe_load, tensors
+from sd_aanet.backbones.weights import check_finite, safe_load, safe_save, tensors
 from sd_aanet.checkpoint import Trained, load_trained, save_trained
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError
-from sd_aanet.files import written_whole
 from sd_aanet.models import build_method
 from sd_aanet.models.sd_aanet.network import SDAANet
 from sd_aanet.models.sd_aanet.published import from_published, to_published
@@ -47,6 +44,7 @@ def import_published(source: Path, out: Path) -> str:
     except RuntimeError as error:
         line = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{source}' does not fit: {line}") from None
+    check_finite(method.state_dict(), f"checkpoint '{source}'", "take another one")
     classes = 80 if backbone == "resnet101" else 20  # of COCO and of PASCAL, see `PUBLISHED_BINS`
     save_trained(Trained(method, network, Preprocess(PUBLISHED_SIZE), classes), out)
     return backbone
@@ -67,8 +65,7 @@ def export_published(source: Path, out: Path) -> None:
             "stage 4 can be exported"
         )
     state = to_published(method.state_dict(), str(trained.network["backbone"]["name"]))
-    with written_whole(out) as temporary:
-        torch.save({"state_dict": state}, temporary)
+    safe_save({"state_dict": state}, out)
 
 
 def main(argv: list[str]) -> int:

@@ -20,10 +20,10 @@ from sd_aanet.models.parts.decoder import Decoder
 from sd_aanet.models.parts.features import High, Mid, MidHigh
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
 from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, prior_mask, sought
-from sd_aanet.models.sd_aanet.losses import SDAANetLoss
+from sd_aanet.models.sd_aanet.losses import TEACHERS, SDAANetLoss
 from sd_aanet.models.sd_aanet.saam import SAAM
 from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
-from sd_aanet.rules import SWITCH, number, numbers, or_null, text, whole
+from sd_aanet.rules import SWITCH, number, numbers, one_of, or_null, text, whole
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
         **{f"loss.{term}": number(1.0) for term in ("alpha", "beta", "auxiliary")},
         "loss.temperature": or_null(number(1.0, zero=False)),
         "loss.detach_teacher": or_null(SWITCH),
-        "loss.teacher": text("separate"),
+        "loss.teacher": one_of(*TEACHERS),
     }
     ways = 1
     """N of `SDAANetMulti`, which compares N classes at once."""
@@ -148,6 +148,8 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
         self.saam = SAAM(channels, 0.1 * dropout, bounded_attention) if saam else None
         guides = self.ways * (int(prior) + int(saam))
         self.decoder = Decoder(channels, guides, tuple(bins), 0.1 * dropout, self.ways + 1)
+        if unknown := ", ".join(name for name in loss or {} if f"loss.{name}" not in self.rules):
+            raise ConfigError(f"method {self.name} has no setting loss.{unknown}: leave it out")
         self.loss = SDAANetLoss(variant=variant, **(loss or {}))
         self.loss_weights = self.loss.weights
         # SAAM's first pool is a single cell: its batch norm needs two of them.
