@@ -58,6 +58,21 @@ def test_a_path_keeps_its_spelling(path: str) -> None:
     assert parsed(f"{path},2", several=True) == [path, "2"]
 
 
+@pytest.mark.parametrize(
+    ("value", "pasted"),
+    [
+        ("runs/mine", "out=runs/mine"),
+        ("my run (lr=0.1, k=5)/best.ckpt", """'out="my run (lr=0.1, k=5)/best.ckpt"'"""),
+        ("mine_${hydra:job.num}.json", "'out=mine_${hydra:job.num}.json'"),
+        ("a'b", """'out="a'"'"'b"'"""),
+        ("null", """'out="null"'"""),
+        ("a,b", """'out="a,b"'"""),
+    ],
+)
+def test_hints(value: str, pasted: str) -> None:
+    assert setting("out", value) == pasted
+
+
 def test_forms_of_hydra_stay() -> None:
     assert parsed("null") is None
     assert parsed("Null", several=True) is None

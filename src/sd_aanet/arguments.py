@@ -34,8 +34,9 @@ def word(text: str | Path) -> str:
 
 def setting(key: str, value: object) -> str:
     """KEY=VALUE as it can be pasted into a shell, whatever is in the value."""
-    plain = re.fullmatch(r"[\w./:@%+-]*", str(value))
-    return f"{key}={value}" if plain else word(f"{key}={in_quotes(str(value))}")
+    text = str(value)
+    plain = re.fullmatch(r"(?!(?i:null)$)(?:[\w./:@%+-]|\$\{[^}]*\})+", text)
+    return word(f"{key}={text if plain else in_quotes(text)}")
 
 
 def in_quotes(text: str) -> str:

@@ -33,12 +33,6 @@ def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _mistake(error, command, folder) from error
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        raise ConfigError(
-            f"a group of settings is null that has no such choice: see sd-aanet {command} --help for its choices"
-        ) from error
     except RuntimeError as error:  # torch's, at whichever line the process is when a signal tells it
         if "DataLoader worker" not in str(error):
             raise

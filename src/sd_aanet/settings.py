@@ -145,7 +145,7 @@ TEXTS = frozenset(
     {name for name, rule in RULES.items() if rule.text}
     | {"dataset.source.root", "dataset.source.lists", "dataset.source.arrangement"}
     | {"backbone.weights", "backbone.norm", "backbone.mid", "backbone.high", "backbone.stride_on"}
-    | {"model.features", "model.init", "model.query_reweighting", "model.variant", "model.loss.teacher"}
+    | {"model.features", "model.init", "model.query_reweighting", "model.variant"}
     | {"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}
 )
 """The settings of the command line whose spelling counts. Those of other owners are repeated here: to ask them would

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from sd_aanet.arguments import program
+from sd_aanet.arguments import program, setting, word
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.weights import check_finite, safe_load, tensors
 from sd_aanet.building import build_network, sizes
@@ -84,14 +84,14 @@ def run(config: Config) -> dict[str, float]:
     with claimed(out):
         if resume is None and (out / "config.yaml").exists():
             raise ConfigError(
-                f"out='{out}' holds a training already: choose another folder, or go on with resume={out}"
+                f"out='{out}' holds a training already: choose another folder, or go on with {setting('resume', out)}"
                 + ("" if (out / LAST).is_file() else ", which starts it afresh: it made no checkpoint")
             )
         try:
             return _run(config, out, resume)
         except KeyboardInterrupt:
             if config.get("sweep") is None and (out / "config.yaml").is_file():
-                logger.info("go on with: %s train resume=%s", program(), short(out))
+                logger.info("go on with: %s train %s", program(), setting("resume", short(out)))
             raise
 
 
@@ -339,13 +339,13 @@ def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
     if config.get("sweep") is not None:
         return  # the sweep says it once, at its end
     root = config["dataset"].get("root")
-    data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
-    command, fold = program(), config["fold"]
+    data = setting("dataset", config["dataset"]["name"]) + (f" {setting('dataset.root', root)}" if root else "")
+    command, fold, trained = program(), config["fold"], setting("checkpoint", short(checkpoint))
     ways = f" way={config['way']}" if config["way"] > 1 else ""
     another = f"{command} train {data} fold={(fold + 1) % folds}{ways} (other novel classes); " if folds > 1 else ""
     print(
         "\nnext:\n"
-        f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold}{ways} shot=5\n"
-        f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
+        f"  {command} evaluate {trained} {data} fold={fold}{ways} shot=5\n"
+        f"  {command} predict {trained} {word('support=[picture.jpg:mask.png]')} query=other.jpg\n"
         f"  {another}{command} train --help (all settings)"
     )
