@@ -1,12 +1,14 @@
 """The command itself: usage, help, exit codes, jobs of a multirun; what it costs to start."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from omegaconf.errors import MissingMandatoryValue
 
-from commands import TINY, metrics, nothing_left, ran, refused, run, run_process
+from commands import DATA, TINY, metrics, nothing_left, ran, refused, run, run_process
+from data.fake_folder import make_json
 from data.fake_voc import make_voc
 from sd_aanet import cli, composition
 from sd_aanet.errors import ConfigError
@@ -185,3 +187,73 @@ def test_a_mistake_that_strikes_in_other_processes_ends_the_command(strategy: st
     assert done.code == 2
     assert "jpg cannot be read" in done.err
     assert "Traceback" not in done.err
+
+
+# Paths and names -------------------------------------------------------------------------------------------------
+
+SMALL = (*DATA[1:4], "episodes=4")
+
+
+@pytest.mark.parametrize("name", ["2026_01_15", "1e3", "true", "a=b (c) é"])
+@pytest.mark.parametrize("form", ["out={}", "--out {}", "--out={}", "+{}"])
+def test_a_path_keeps_its_spelling(name: str, form: str) -> None:
+    given = [f"++out={name}"] if form == "+{}" else [part.format(name) for part in form.split()]
+    ran("episodes", *SMALL, *given)
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_paths_that_were_one_number_are_two_in_a_sweep() -> None:
+    ran("episodes", "-m", *SMALL, "out=1_1,11,'a,b'")
+    assert {path.name for path in Path().iterdir()} == {"1_1", "11", "a,b"}
+
+
+def test_every_setting_of_a_path_keeps_its_spelling() -> None:
+    for name in ("2024_05_12", "1e3", "true"):
+        for setting in ("checkpoint", "episodes_file"):
+            refused(run("evaluate", *SMALL, "checkpoint=null", f"{setting}={name}"), name, "does not exist")
+        refused(run("train", *TINY, f"resume={name}"), f"'{name}'")
+        refused(run("check", "dataset=folder", f"dataset.root={name}"), name, "is not a folder")
+        refused(run("predict", "checkpoint=x", f"query=[a,{name}]", f"support=[{name}:m]"), name, "does not exist")
+
+
+def test_names_of_sweeps_keep_their_spelling() -> None:
+    for name in ("2026_01_15", "1e3"):
+        seen: list[str] = []
+        composition.run_composed(
+            "train", lambda seen=seen: lambda config: seen.append(config["out"]), ["-m", f"sweep={name}"]
+        )
+        assert {Path(out).parent.name for out in seen} == {name}
+
+
+def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given in ("out=~/list.json", 'out="~/list.json"'):
+        ran("episodes", *SMALL, given)
+        (tmp_path / "home/list.json").unlink()
+    assert not Path("~").exists()
+    refused(run("episodes", *SMALL, "out=~no-such-user/x"), "'~no-such-user/x'", "write the whole path")
+
+
+def test_a_comma_in_a_path_is_quoted_and_then_works() -> None:
+    refused(run("check", "dataset=folder", "dataset.root=/data/a,b"), """'dataset.root="/data/a,b"' for one text""")
+    refused(run("check", "dataset=folder", 'dataset.root="/data/a,b"'), "/data/a,b", "is not a folder")
+    refused(run("check", "dataset=folder", "dataset.root=[/data/a]"), "dataset.root=['/data/a'], expected a text")
+    refused(run("predict", "checkpoint=x", "support=[a:b]", "query=x,y.png"), "'query=[x,y.png]' for a list")
+
+
+def test_names_that_the_terminal_cannot_show_are_written_otherwise(tmp_path: Path) -> None:
+    make_json(tmp_path / "names", ["\u732b"], lists=False)
+    given = ("dataset=folder", f"dataset.root={tmp_path / 'names'}", "min_object_pixels=1", "shot=1", "out=out")
+    done = run_process("check", *given, environment={"PYTHONIOENCODING": "cp1252"})
+    assert done.code == 0, done.err
+    assert r"\u732b" in done.out
+
+
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sd_aanet, os, sys; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    for policy in (None, "ACTIVE"):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if policy is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == (policy or "PASSIVE")

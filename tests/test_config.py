@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from sd_aanet.backbones import backbone_rules
 from sd_aanet.building import network_arguments, sizes
 from sd_aanet.composition import config_folder
-from sd_aanet.data.datamodule import NAMESPACE
+from sd_aanet.data.sources.opening import SOURCES
 from sd_aanet.errors import ConfigError
 from sd_aanet.models import build_method, find_method, methods
 from sd_aanet.rules import Rule, check
-from sd_aanet.settings import RULES, flat
+from sd_aanet.settings import RULES, TEXTS, flat
 from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
 from sd_aanet.training.optimizers import build_optimizer
 
@@ -81,7 +80,7 @@ def test_every_data_set_composes_with_its_recipe(dataset: str) -> None:
     config = composed("train", f"dataset={dataset}", *([] if dataset == "shapes" else ["dataset.root=some"]))
     check(config, rules_of(config))
     assert config["dataset"]["name"] == dataset
-    assert config["dataset"]["source"]["_target_"].startswith(NAMESPACE)
+    assert config["dataset"]["source"]["_target_"] in SOURCES
     recipe = config["recipe"]
     assert set(recipe) == set(composed("train")["recipe"]), "what any model may take of it"
     assert [config[key] for key in ("augment", "batch_size", "steps", "lr", "val_every")] == [
@@ -207,7 +206,7 @@ def rules_of(config: dict[str, Any]) -> dict[str, Rule]:
     rules = dict(RULES)
     chosen: dict[str, Mapping[str, Rule]] = {}
     if "source" in config.get("dataset", {}):
-        chosen["dataset.source."] = get_class(config["dataset"]["source"]["_target_"]).rules
+        chosen["dataset.source."] = SOURCES[config["dataset"]["source"]["_target_"]].rules
     if "model" in config:
         chosen["model."] = find_method(config["model"]["method"]).rules
         chosen["backbone."] = backbone_rules(config["backbone"]["name"])
@@ -217,7 +216,7 @@ def rules_of(config: dict[str, Any]) -> dict[str, Rule]:
 
 
 def choices(command: str) -> Iterator[dict[str, Any]]:
-    for group in ("dataset", "model", "backbone"):
+    for group in ("dataset", "model", "backbone", "logger"):
         for choice in GROUPS[group] if group in composed(command) else ():
             root = [] if group != "dataset" or choice == "shapes" else ["dataset.root=some"]
             yield composed(command, f"{group}={choice}", *root)
@@ -226,11 +225,13 @@ def choices(command: str) -> Iterator[dict[str, Any]]:
 def test_settings_and_configurations_name_one_another() -> None:
     """A renamed key would leave its rule and its uses without effect, a new one has to say what it may be."""
     given = {key for command in COMMANDS for key in composed(command) if key not in GROUPS}
-    assert given == {name for name in RULES if "." not in name}
+    assert given == {name for name in RULES if "." not in name} - {"support", "query"}
     known = set().union(*(keys(config) for command in COMMANDS for config in choices(command)))
     for command in COMMANDS:
         for config in choices(command):
-            own = {key for key in rules_of(config) if "." in key and not key.startswith(("strategy.", "optimizer."))}
+            own = {
+                key for key in rules_of(config) if "." in key and key not in RULES and not key.startswith("optimizer.")
+            }
             assert own - keys(config) <= {"dataset.source.folds"}, "which the benchmarks of four have not in conf/"
     assert {key for key in RULES if "." in key} <= known
 
@@ -240,8 +241,12 @@ SHOWN = ("recipe.", "protocol.", "dataset.benchmark.", "optimizer.lr")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_number_has_a_rule(command: str) -> None:
+def test_every_setting_has_a_rule(command: str) -> None:
     for config in choices(command):
-        numbers = (key for key, value in flat(config) if isinstance(value, int | float))
-        found = {key for key in numbers if not key.startswith(SHOWN)}
-        assert found <= set(rules_of(config))
+        assert {key for key, _ in flat(config) if not key.startswith(SHOWN)} <= set(rules_of(config))
+
+
+def test_every_setting_whose_spelling_counts_keeps_it() -> None:
+    rules = [rules_of(config) for command in COMMANDS for config in choices(command)]
+    found = {key for some in rules for key, rule in some.items() if rule.text}
+    assert found == {key for key in TEXTS if not key.startswith("hydra.")}

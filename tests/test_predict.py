@@ -17,7 +17,7 @@ from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
-from sd_aanet.predict import run
+from sd_aanet.predict import _pair, run
 from sd_aanet.segmenter import FewShotSegmenter
 
 
@@ -227,7 +227,7 @@ def bad_input(name: str, config: dict[str, Any], folder: Path) -> tuple[dict[str
     return {
         "no support": ({"support": []}, ConfigError, "support is empty"),
         "no query": ({"query": None}, ConfigError, "query is empty"),
-        "no checkpoint": ({"checkpoint": None}, ConfigError, "checkpoint is empty"),
+        "no checkpoint": ({"checkpoint": []}, ConfigError, "checkpoint is empty"),
         "no pair": ({"support": [image]}, ConfigError, "is not a pair"),
         "half a pair": ({"support": [f"{image}:"]}, ConfigError, "is not a pair"),
         "no such mask": ({"support": [f"{image}:{folder}/none.png"]}, DataError, "none.png does not exist"),
@@ -319,3 +319,54 @@ def test_the_command(
         cli.main([*arguments, f"query=[{config['query'][0]}]"])
     assert left.value.code == 0
     assert "dog_mask.png" in written(config["out"])
+
+
+def test_without_a_checkpoint(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model that needs no training finds again, in a picture of its own, what a person marked."""
+    monkeypatch.setattr("sys.argv", [])
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 40, (120, 160, 3), dtype=np.uint8)
+    picture[30:90, 40:100] += np.array([180, 60, 0], np.uint8)
+    mask = np.zeros((120, 160), np.uint8)
+    mask[30:90, 40:100] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture[:, ::-1]).save(tmp_path / "b.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    given = [f"support=[{tmp_path}/a.png:{tmp_path}/mask.png]", f"query={tmp_path}/b.png", f"out={config['out']}"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["predict", "checkpoint=null", "model=sd_aanet", "size=129", *given])
+    assert left.value.code == 2
+    assert "model=sd_aanet has to be trained: give checkpoint=" in capsys.readouterr().err
+    assert not Path(config["out"]).exists()
+    for model in ("probe", "prototype"):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["predict", "checkpoint=null", f"model={model}", "size=225", *given])
+        assert left.value.code == 0
+        found = np.array(Image.open(Path(config["out"]) / "b_mask.png")) == 1
+        truth = mask[:, ::-1] == 255
+        assert (found & truth).sum() / (found | truth).sum() > 0.6, model
+
+
+@pytest.mark.parametrize(
+    ("entry", "image", "mask"),
+    [
+        ("a.png:b.png", "a.png", "b.png"),
+        ("a:b.png:c.png", "a:b.png", "c.png"),
+        (r"C:\data\cat.jpg:C:\data\mask.png", r"C:\data\cat.jpg", r"C:\data\mask.png"),
+        (r"cat.jpg:D:\mask.png", "cat.jpg", r"D:\mask.png"),
+        ("C:/cat.jpg:mask.png", "C:/cat.jpg", "mask.png"),
+        ("cat.jpg:/data/mask.png", "cat.jpg", "/data/mask.png"),
+        ("~/cat.jpg:~/mask.png", str(Path.home() / "cat.jpg"), str(Path.home() / "mask.png")),
+        ({"image": "a.png", "mask": "b:c.png"}, "a.png", "b:c.png"),
+    ],
+)
+def test_pairs_with_drives_and_colons(entry: Any, image: str, mask: str) -> None:
+    assert _pair(entry) == (Path(image), Path(mask))
+
+
+@pytest.mark.parametrize("entry", ["a.png", "a.png:", ":a.png", r"C:\a.png", "", {"image": "a", "mask": ""}])
+def test_what_is_no_pair(entry: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is not a pair: .* or as 'support=\[\{image"):
+        _pair(entry)

@@ -257,3 +257,29 @@ def test_bf16_finds_what_float32_finds() -> None:
 def test_a_size_that_is_not_8n_plus_1() -> None:
     with refused(ConfigError, "64", "65"):
         FewShotSegmenter(make_trained().method, Preprocess(64))
+
+
+def test_a_method_that_cannot_be_used_here_is_refused() -> None:
+    """Rather than answer from pictures that are normalised otherwise, or fail when it compares."""
+    lite = build_method("prototype", {"name": "efficientnet_lite0"})
+    with pytest.raises(ConfigError, match=r"preprocess has mean .* but EfficientNet-Lite0 expects"):
+        FewShotSegmenter(lite, Preprocess(65), "cpu")
+    FewShotSegmenter(lite, Preprocess(65, mean=lite.backbone.mean, std=lite.backbone.std), "cpu")
+    pairs = build_method("sd_aanet_multi", {"name": "resnet18"}, channels=8, ways=2)
+    with pytest.raises(ConfigError, match="made for 2 classes at once"):
+        FewShotSegmenter(pairs, Preprocess(65), "cpu")
+
+
+def test_a_small_object_is_seen_by_a_method_that_looks_closer() -> None:
+    """HSNet's finest map has a stride of 8, the prototype's one of 16 on the same backbone."""
+    small = np.zeros((65, 65), np.uint8)
+    small[22:28, 22:28] = 1
+    for name, seen in (("hsnet", True), ("prototype", False)):
+        method = build_method(name, {"name": "efficientnet_lite0", "mid": ["stage5"], "output_stride": 32})
+        backbone = method.backbone
+        segmenter = FewShotSegmenter(method, Preprocess(65, mean=backbone.mean, std=backbone.std), "cpu")
+        if seen:
+            segmenter.remember([(picture(0, 65, 65), small)])
+        else:
+            with pytest.raises(DataError, match="too few for the network to see"):
+                segmenter.remember([(picture(0, 65, 65), small)])

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from commands import EVALUATION, TINY, Done, nothing_left, ran, refused, run
 from sd_aanet import composition
+from sd_aanet.errors import ConfigError
 from sd_aanet.sweep.devices import jobs_at_once
 from sd_aanet.sweep.launchers import check
 from sd_aanet.sweep.run import Sweep
@@ -266,7 +267,9 @@ def test_devices_of_which_lightning_makes_ranks(monkeypatch: pytest.MonkeyPatch)
             done = run("train", "-m", "fold=0,1", *TINY[1:], f"strategy={group}", "strategy.devices=auto")
         refused(done, "strategy.devices=auto with -m: every rank would start the whole sweep again")
     config = {"strategy": {"accelerator": "auto", "devices": "auto", "strategy": "auto"}}
-    check(config, "basic")  # an evaluation takes one of them
+    check(config, "basic")  # an evaluation takes one of them, but with ddp
+    with pytest.raises(ConfigError, match=r"^strategy=ddp with -m: every rank would start the whole sweep again; set"):
+        check({"strategy": config["strategy"] | {"strategy": "ddp"}}, "basic")
     trains = {"num_nodes": 1}
     for fine in ({"strategy": "ddp_spawn"}, {"devices": 1}, {"devices": [1]}, {"accelerator": "cpu"}):
         check(trains | {"strategy": config["strategy"] | fine}, "basic")

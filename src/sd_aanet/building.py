@@ -9,6 +9,7 @@ from sd_aanet.backbones import backbone_rules
 from sd_aanet.backbones.base import Grid
 from sd_aanet.backbones.int8 import stride_of
 from sd_aanet.backbones.weights import load_backbone_weights
+from sd_aanet.data.transforms import Preprocess
 from sd_aanet.models import build_method, find_method
 from sd_aanet.models.base import Method
 from sd_aanet.rules import check, whole
@@ -28,7 +29,7 @@ def network_arguments(backbone: Config, model: Config) -> Config:
         ConfigError: an unknown backbone or method, or a value that breaks the rules of its settings.
     """
     check(backbone, backbone_rules(backbone["name"]), "backbone.")
-    check(model, find_method(model["method"]).rules, "model.")
+    find_method(model["method"])  # said before weights are looked for
     weights = backbone["weights"]
     trainable = (weights is None) if backbone["trainable"] == "auto" else backbone["trainable"]
     norm = ("batch" if trainable else "frozen") if backbone["norm"] == "auto" else backbone["norm"]
@@ -56,6 +57,18 @@ def build_network(config: Config) -> tuple[Method, Config]:
     else:
         logger.info("%s", load_backbone_weights(method.backbone, weights))
     return method, arguments
+
+
+def untrained(config: Config) -> tuple[Method, Config, Preprocess]:
+    """What `build_network` makes, in eval mode, and how pictures become its input: where there is no checkpoint.
+
+    Args:
+        config: with `backbone`, `model`, `size`, `resize` and `recipe`.
+    """
+    method, network = build_network(config)
+    backbone = method.backbone
+    size, resize = sizes(config, backbone.grid)[1], config["resize"] or "squash"
+    return method.eval(), network, Preprocess(size, resize, backbone.mean, backbone.std)
 
 
 def sizes(config: Config, grid: Grid) -> tuple[int, int]:

@@ -15,9 +15,24 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, SDAANetError
 from sd_aanet.models import build_method
 from sd_aanet.models.base import Method
+from sd_aanet.rules import Rule, check, or_null, text, whole
+from sd_aanet.settings import RULES, named
 
 METHOD = "method."
 """Where a checkpoint has the method's tensors."""
+
+
+def _listed(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+SETTINGS = {"classes": whole(0), "training": or_null(Rule("settings", lambda v: isinstance(v, Mapping), "null"))}
+"""What a checkpoint holds beside its network and its preparation of pictures, which check themselves."""
+TRAINING = {
+    "dataset": text("shapes"),
+    **{f"classes.{stage}": or_null(Rule("a list of names", _listed, "[cat,dog]")) for stage in ("train", "val")},
+}
+"""And of what it says of its training the part that is not made of settings."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,9 @@ def load_trained(path: str | Path, not_finite: str = "refuse") -> Trained:
         network, state = dict(settings["network"]), checkpoint["state_dict"]
         method = build_method(**network)
         method.load_state_dict({n.removeprefix(METHOD): v for n, v in state.items() if n.startswith(METHOD)})
-        preprocess, classes = Preprocess(**settings["preprocess"]), int(settings["classes"])
+        check(settings, SETTINGS)
+        preprocess, training = Preprocess(**settings["preprocess"]), settings.get("training")
+        check(training or {}, {name: RULES[name] for name in named("recorded")} | TRAINING)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, SDAANetError) as error:
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -73,7 +90,7 @@ def load_trained(path: str | Path, not_finite: str = "refuse") -> Trained:
             method.state_dict(), f"checkpoint '{path}'", "take an earlier one; not_finite=use takes it as it is"
         )
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Trained(method.eval(), network, preprocess, classes, settings.get("training"))
+    return Trained(method.eval(), network, preprocess, settings["classes"], training)
 
 
 def save_trained(trained: Trained, path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import cast
 
+from sd_aanet.arguments import in_quotes
 from sd_aanet.composition import Task, print_help, run_composed
 from sd_aanet.errors import ConfigError, SDAANetError, of_machine
 from sd_aanet.signals import Stopped, raising
@@ -36,6 +38,8 @@ PLAIN = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its code: 0, 1 for what failed, 2 for a user's mistake, 128 + n for signal n."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
@@ -83,7 +87,9 @@ def _with_out(argv: list[str]) -> list[str]:
     settings: list[str] = []
     for argument in argv:
         if settings and settings[-1] == "--out":
-            settings[-1] = f"out={argument}"
+            settings[-1] = f"out={in_quotes(argument)}"
+        elif argument.startswith("--out="):
+            settings.append(f"out={in_quotes(argument.removeprefix('--out='))}")
         else:
-            settings.append(argument.replace("--out=", "out=", 1) if argument.startswith("--out=") else argument)
+            settings.append(argument)
     return settings

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sd_aanet.arguments import spelt
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.files import remove_empty
 from sd_aanet.mistakes import told_in_one_line
 from sd_aanet.rules import check
-from sd_aanet.settings import RULES
+from sd_aanet.settings import RULES, TEXTS
 
 if TYPE_CHECKING:  # their imports take long
     from omegaconf import DictConfig
@@ -108,9 +109,7 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
         ConfigError: an option or setting that does not exist or cannot work.
         SDAANetError: what the task says is the user's mistake; of a sweep, what all its jobs say.
     """
-    for argument in argv:
-        if argument.startswith("-") and argument.partition("=")[0] not in OPTIONS:
-            raise ConfigError(f"option '{argument}' is unknown: write settings as KEY=VALUE, as in fold=1; see --help")
+    argv = _read(argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving with 1
     from sd_aanet.sweep.plan import plan
 
@@ -123,6 +122,26 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
     if job.mistake is not None:
         raise job.mistake
     return job.code
+
+
+def _read(argv: list[str]) -> list[str]:
+    """The arguments as Hydra reads what was meant: options that it has, texts letter by letter."""
+    several = bool({"-m", "--multirun"} & {*argv}) or any(a.upper() == "HYDRA.MODE=MULTIRUN" for a in argv)
+    read: list[str] = []
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if argument.startswith("-") and key not in OPTIONS:
+            raise ConfigError(f"option '{argument}' is unknown: write settings as KEY=VALUE, as in fold=1; see --help")
+        if argument.startswith("~"):
+            raise ConfigError(
+                f"'{argument}' takes a setting away, which none can be: leave it out, or give another value as "
+                f"{key[1:]}=..."
+            )
+        group = (config_folder() / key).is_dir()
+        if equals and (group or key.lstrip("+") in TEXTS):
+            argument = f"{key}={spelt(value, several, null=not group)}"
+        read.append(argument)
+    return read
 
 
 def _hydra(job: Job, argv: Sequence[str]) -> None:

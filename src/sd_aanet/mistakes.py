@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.arguments import setting, word
+from sd_aanet.errors import ConfigError, DataError, SDAANetError
+from sd_aanet.settings import TEXTS
+
+LISTS = ("support", "query")
+"""The texts of which a list makes sense."""
 
 
 @contextlib.contextmanager
@@ -27,12 +33,16 @@ def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _mistake(error, command, folder) from error
-    except ValueError as error:
-        if "Config group override" not in str(error):
+    except RuntimeError as error:  # torch's, at whichever line the process is when a signal tells it
+        if "DataLoader worker" not in str(error):
             raise
-        raise ConfigError(
-            f"a group of settings is null that has no such choice: see sd-aanet {command} --help for its choices"
+        raise DataError(
+            "a process that loads data was killed: there may be too little memory, set fewer workers, or workers=0"
         ) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ConfigError(f"'{str(error.filename)[:40]}...' is too long for a path: check it") from error
 
 
 def _mistake(error: Exception, command: str, folder: Path) -> SDAANetError:
@@ -44,16 +54,22 @@ def _mistake(error: Exception, command: str, folder: Path) -> SDAANetError:
     if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in line:
         key = getattr(error, "full_key", None) or line.split("Missing mandatory value: ")[-1].split()[0]
         return ConfigError(f"{key} is not set: give {key}=... on the command line")
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(error.options)}")
+        options = error.options or sorted(path.stem for path in (folder / group).glob("*.yaml"))
+        return ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(options)}, or leave it out")
     if unknown := re.search(r"Could not override '([^']+)'", line):
         return ConfigError(
             f"setting '{unknown[1]}' is unknown{_alike(unknown[1], command, folder)}: see sd-aanet {command} --help"
         )
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", line):
         key, _, values = ambiguous[1].partition("=")
-        return ConfigError(f"{key} has several values: give -m for a job each, or {key}=[{values}] for a list")
+        ways = ["give -m for a job each"]
+        if key in LISTS or key not in TEXTS:
+            ways.append(f"{word(f'{key}=[{values}]')} for a list")
+        if key in TEXTS:
+            ways.append(f"{setting(key, values)} for one text with a comma in it")
+        return ConfigError(f"{key} has several values: {', or '.join(ways)}")
     if isinstance(error, OverrideParseException):
         return ConfigError(
             f"'{error.override}' cannot be read: write KEY=VALUE, and a value with special characters in quotes of its "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,22 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sd_aanet.arguments import word
+from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
 from sd_aanet.images import SUFFIXES, Array8, check_image, read_image, read_support
 from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
+from sd_aanet.rules import at_home, check
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation
+from sd_aanet.settings import RULES
 
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
 SUPPORTS = "supports.png"
 _COLUMNS, _SIDE = 4, 320
+_COLON = re.compile(r":(?:(?<!^[A-Za-z]:)(?<!:[A-Za-z]:)|(?![\\/]))")
+"""Not that of a drive, `C:\\`."""
 
 
 def run(config: Mapping[str, Any]) -> Path:
@@ -31,8 +38,9 @@ def run(config: Mapping[str, Any]) -> Path:
     without decoding them; each is decoded once, in its turn.
 
     Args:
-        config: `checkpoint`; `support`, a list of "image:mask"; `query`, a list of files and folders; `out`, a folder;
-            `class_id`, the object's value in the masks, or None; `device`; `precision`.
+        config: `checkpoint`, or where that is None `backbone`, `model`, `size`, `resize` and `recipe`; `support`, a
+            list of "image:mask" or of {"image": ..., "mask": ...}; `query`, a list of files and folders; `out`, a
+            folder; `class_id`, the object's value in the masks, or None; `device`; `precision`.
 
     Returns:
         The folder that holds the results.
@@ -42,23 +50,31 @@ def run(config: Mapping[str, Any]) -> Path:
         DataError: pictures or masks that are missing, unreadable or do not fit.
         CheckpointError: see `FewShotSegmenter.from_checkpoint`.
     """
-    pairs = [_pair(text) for text in _list(config, "support")]
-    queries = _queries(_list(config, "query"))
+    given = {name: _list(config, name) for name in ("support", "query")}
+    check(given, RULES)
+    pairs = [_pair(entry) for entry in given["support"]]
+    queries = _queries(given["query"])
     out = Path(str(config.get("out") or "predictions"))
     names = _unique([query.stem for query in queries])
     _check_out(out, [f"{name}{ending}" for name in names for ending in OURS] + [SUPPORTS], queries, pairs)
-    checkpoint = _list(config, "checkpoint")[0]
-
     for query in queries:
         check_image(query)
     precision = str(config.get("precision") or "32-true")
     set_tf32(precision == "tf32")
-    segmenter = FewShotSegmenter.from_checkpoint(
-        checkpoint,
-        str(config.get("device") or "auto"),
-        "32-true" if precision == "tf32" else precision,
-        str(config.get("not_finite") or "refuse"),
-    )
+    where = str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
+    if config["checkpoint"] is None:
+        method, _, preprocess = untrained(dict(config))
+        if method.trains:
+            raise ConfigError(
+                f"model={method.name} has to be trained: give checkpoint=..., or choose one that needs no training, "
+                "such as model=probe"
+            )
+        segmenter = FewShotSegmenter(method, preprocess, *where)
+    else:
+        checkpoint = _list(config, "checkpoint")[0]
+        segmenter = FewShotSegmenter.from_checkpoint(
+            checkpoint, *where, not_finite=str(config.get("not_finite") or "refuse")
+        )
     shown: list[Captioned] = []
     segmenter.remember(_read(pairs, config.get("class_id"), shown))
 
@@ -81,22 +97,26 @@ def run(config: Mapping[str, Any]) -> Path:
     return out
 
 
-def _list(config: Mapping[str, Any], name: str) -> list[str]:
-    """A setting that is one value or a list of them, as strings."""
+def _list(config: Mapping[str, Any], name: str) -> list[Any]:
+    """A setting that is one value or a list of them."""
     value = config.get(name)
-    values = [value] if isinstance(value, str | Path | int | float) else list(value or ())
-    if not values:
-        example = {"support": "[img1.jpg:mask1.png]", "query": "[a.jpg,b.jpg]", "checkpoint": "best.ckpt"}[name]
-        raise ConfigError(f"{name} is empty: set it, for example {name}={example}")
-    return [str(value) for value in values]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if values in ([], [None]):
+        raise ConfigError(f"{name} is empty: set it, for example {word(f'{name}={RULES[name].example}')}")
+    return values
 
 
-def _pair(text: str) -> tuple[Path, Path]:
-    """Image and mask, parted by the last colon, for a path may hold one itself."""
-    image, _, mask = text.rpartition(":")
+def _pair(entry: str | Mapping[str, str]) -> tuple[Path, Path]:
+    """Image and mask: by name, or parted by the last colon, for a path may hold one itself."""
+    if isinstance(entry, str):
+        *_, last = 0, *(colon.start() for colon in _COLON.finditer(entry))
+        image, mask = entry[:last], entry[last + 1 :]
+    else:
+        image, mask = entry["image"], entry["mask"]
     if not image or not mask:
-        raise ConfigError(f"support '{text}' is not a pair: write image and mask as img1.jpg:mask1.png")
-    return Path(image), Path(mask)
+        named = "'support=[{image: img1.jpg, mask: mask1.png}]'"
+        raise ConfigError(f"support '{entry}' is not a pair: write image and mask as img1.jpg:mask1.png, or as {named}")
+    return Path(at_home(image)), Path(at_home(mask))
 
 
 def _queries(entries: Sequence[str]) -> list[Path]:
@@ -106,7 +126,10 @@ def _queries(entries: Sequence[str]) -> list[Path]:
         if not entry.is_dir():
             queries.append(entry)
             continue
-        found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        try:
+            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        except OSError as error:
+            raise DataError(f"query folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
         pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
         pictures = [path for path in pictures if not path.name.startswith(".")]
         if not pictures:

@@ -7,12 +7,17 @@ set and the optimizers their own. Names (of a variant, an augmentation) are chec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sd_aanet.arguments import word
 from sd_aanet.errors import ConfigError
+
+MOST = 10**9
+"""The largest whole number: what counts pictures, steps or pixels beyond it was mistyped, and fits no array's index."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Rule:
         expected: in words, behind "expected".
         holds: whether a value is that.
         example: a value that works, for the message.
-        text: whether a number is its spelling: `out=2026`.
+        text: whether it is a path, a name or a list of such, whose spelling counts: `out=2026_01_15`.
     """
 
     expected: str
@@ -39,11 +44,11 @@ def _yaml(value: object) -> str:
     return str(value)
 
 
-def whole(least: int, example: int | None = None) -> Rule:
-    """A whole number from `least` on."""
+def whole(least: int, example: int | None = None, most: int = MOST) -> Rule:
+    """A whole number from `least` up to `most`."""
     return Rule(
-        f"a whole number of at least {least}",
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
+        f"a whole number of at least {least}{'' if most == MOST else f' and at most {most}'}",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most,
         least if example is None else example,
     )
 
@@ -76,46 +81,76 @@ def or_null(rule: Rule) -> Rule:
 def numbers(example: str) -> Rule:
     """A list of numbers above 0, at least one."""
     holds = number(1, zero=False).holds
-    return Rule("a list of numbers above 0", lambda v: isinstance(v, list) and v != [] and all(map(holds, v)), example)
+    return Rule(
+        "a list of numbers above 0",
+        lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(map(holds, v)),
+        example,
+    )
 
 
 def text(example: str) -> Rule:
     """A path or a name."""
-    return Rule("a text", lambda v: isinstance(v, str | Path), example, text=True)
+    return Rule("a text", lambda v: isinstance(v, Path) or (isinstance(v, str) and v != ""), example, text=True)
+
+
+def texts(example: str) -> Rule:
+    """A path or a name, or a list of such."""
+    holds = text("").holds
+    return Rule(
+        "a text or a list of texts",
+        lambda v: holds(v) or (isinstance(v, list | tuple) and len(v) > 0 and all(map(holds, v))),
+        example,
+        text=True,
+    )
 
 
 SWITCH = one_of(True, False)
 
 
-def _named(value: Any) -> bool:
-    some = value if isinstance(value, list | tuple) else [value]
-    return len(some) > 0 and all(isinstance(name, str) for name in some)
-
-
-OUTPUTS = Rule("a name of an output, or a list of them, or null", lambda v: v is None or _named(v), None)
-"""Of a backbone."""
-
-
-def check(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "") -> None:
+def check(
+    values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "", names: Collection[str] | None = None
+) -> None:
     """Refuse values that break their rules; those that are missing break none.
 
     Args:
-        values: plain ones; texts that YAML reads as numbers are changed in place.
+        values: plain ones; in paths `~` is replaced by the home folder, in place.
         rules: by the whole key, `loss.alpha` for a value of a mapping in them.
         prefix: of the keys on the command line: `model.`.
+        names: of the values that there are; None where others pass.
 
     Raises:
-        ConfigError: the first value that cannot be that.
+        ConfigError: the first value that cannot be that, or has another name.
     """
+    for name in values if names is not None else ():
+        if name not in (names or ()):
+            raise ConfigError(f"setting '{prefix}{name}' is unknown: leave it out")
     for key, rule in rules.items():
         *parents, name = key.split(".")
         place: Any = values
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, Mapping) else None
-        if not isinstance(place, dict) or name not in place:
+        advice = f"set {word(f'{prefix}{key}={_yaml(rule.example)}')}"
+        for depth, parent in enumerate(parents):
+            place = place.get(parent)
+            if place is not None and not isinstance(place, Mapping):
+                above = f"{prefix}{'.'.join(parents[: depth + 1])}"
+                raise ConfigError(f"{above}={_yaml(place)}, expected settings of its own: leave it out, or {advice}")
+            if place is None:
+                break
+        if place is None or name not in place:
             continue
-        if rule.text and isinstance(place[name], int | float):
-            place[name] = str(place[name])
+        if rule.text and isinstance(place, dict):
+            place[name] = at_home(place[name])
         if not rule.holds(place[name]):
-            whole_key, given, example = f"{prefix}{key}", _yaml(place[name]), _yaml(rule.example)
-            raise ConfigError(f"{whole_key}={given}, expected {rule.expected}: set {whole_key}={example}")
+            far = f", up to {MOST}" if isinstance(place[name], int) and place[name] > MOST else ""
+            raise ConfigError(f"{prefix}{key}={_yaml(place[name])}, expected {rule.expected}{far}: {advice}")
+
+
+def at_home(value: Any) -> Any:
+    """A path from the user's home folder, where it starts with `~`; of a list each."""
+    if isinstance(value, list):
+        return [at_home(each) for each in value]
+    if not isinstance(value, str) or not value.startswith("~"):
+        return value
+    path = os.path.expanduser(value)
+    if path == value:
+        raise ConfigError(f"'{value}': no home folder of that name is known, write the whole path")
+    return path

@@ -65,13 +65,25 @@ class FewShotSegmenter:
         precision: "32-true", "bf16-mixed", or "auto": the latter where the device computes bfloat16 natively.
 
     Raises:
-        ConfigError: no such device here, no such precision, or the backbone does not take the size of `preprocess`.
+        ConfigError: no such device here, no such precision, the backbone takes no pictures of the size or the
+            normalisation of `preprocess`, or the method is made for several classes at once.
     """
 
     def __init__(
         self, method: Method, preprocess: Preprocess, device: str = "auto", precision: str = "32-true"
     ) -> None:
-        method.backbone.grid.check(preprocess.size)
+        backbone = method.backbone
+        backbone.grid.check(preprocess.size)
+        if (preprocess.mean, preprocess.std) != (backbone.mean, backbone.std):
+            raise ConfigError(
+                f"preprocess has mean {preprocess.mean} and std {preprocess.std}, but {backbone.label} expects "
+                f"{backbone.mean} and {backbone.std}: set them to these"
+            )
+        if method.ways not in (None, 1):
+            raise ConfigError(
+                f"method {method.name} is made for {method.ways} classes at once, and here is one: choose another one, "
+                "or sd-aanet evaluate"
+            )
         self.device = _device(device)
         self.precision = resolve_precision(precision, self.device.type)
         autocast(self.precision, self.device)  # which refuses what it does not know
@@ -118,7 +130,8 @@ class FewShotSegmenter:
         images = torch.stack([self.preprocess.normalise(image) for image, _ in inputs])  # (K, 3, S, S)
         masks = torch.from_numpy(np.stack([mask for _, mask in inputs])).long()  # (K, S, S)
         comparer, places = Comparer(self.method), range(len(inputs))
-        _check_visible(masks, self.method.backbone.smallest_grid(self.preprocess.size), seen)
+        finest = self.method.backbone.outputs[self.method.finest]
+        _check_visible(masks, finest.cells(self.preprocess.size), seen)
         with autocast(self.precision, self.device):
             for start in range(0, len(inputs), batch):
                 some = slice(start, start + batch)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from sd_aanet.rules import SWITCH, Rule, number, numbers, one_of, or_null, text, whole
+import yaml
+
+from sd_aanet.errors import ConfigError
+from sd_aanet.rules import SWITCH, Rule, number, numbers, one_of, or_null, text, texts, whole
 
 Use = Literal[
     "data",  # an argument of EpisodeDataModule, by the same name
@@ -48,7 +52,25 @@ def _devices(value: Any) -> bool:
 
 
 DEVICES = Rule("a number of devices, auto, or a list of their indices", _devices, "auto")
-WORKERS = Rule("auto, or a whole number of at least 0", lambda v: v == "auto" or whole(0).holds(v), "auto")
+WORKERS = Rule("auto, or a whole number of at least 0", lambda v: v == "auto" or whole(0, most=999).holds(v), "auto")
+EPISODES = 10**6
+"""The longest list of episodes, each of which is drawn before the first one is looked at; the field takes 20,000."""
+
+
+def _support(value: Any) -> bool:
+    def pair(v: Any) -> bool:
+        named = (
+            isinstance(v, dict) and set(v) == {"image", "mask"} and all(isinstance(path, str) for path in v.values())
+        )
+        return isinstance(v, str) or named
+
+    return pair(value) or (isinstance(value, list) and len(value) > 0 and all(map(pair, value)))
+
+
+PAIRS = "[img1.jpg:mask1.png]"
+SUPPORT = Rule(
+    f"pairs of a picture and its mask, {PAIRS} or [{{image: img1.jpg, mask: mask1.png}}]", _support, PAIRS, text=True
+)
 PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
 """Lightning's names, and "tf32": float32 whose products a GPU rounds."""
 
@@ -58,10 +80,10 @@ SETTINGS = (
     Setting("way", whole(1), {"data", "protocol", "shown", "recorded", "listed"}),
     Setting("shot", whole(1), {"data", "protocol", "recorded", "trained", "listed", "column"}),
     Setting("test_shot", whole(1), {"data", "protocol", "shown", "column"}),
-    Setting("episodes", whole(1, 1000), {"protocol", "shown"}),
-    Setting("val_episodes", whole(1, 200), {"data", "protocol", "recorded", "trained"}),
-    Setting("test_episodes", whole(0), {"protocol"}),
-    Setting("seeds", whole(1, 5), {"shown"}),
+    Setting("episodes", whole(1, 1000, EPISODES), {"protocol", "shown"}),
+    Setting("val_episodes", whole(1, 200, EPISODES), {"data", "protocol", "recorded", "trained"}),
+    Setting("test_episodes", whole(0, most=EPISODES), {"protocol"}),
+    Setting("seeds", whole(1, 5, 1000), {"shown"}),
     Setting("seed", whole(0), {"data", "protocol", "recorded", "listed", "collected"}),
     Setting("episodes_file", or_null(text("list.json")), {"data", "protocol", "collected"}),
     Setting("min_object_pixels", whole(0), {"data", "protocol", "shown", "listed"}),
@@ -71,8 +93,8 @@ SETTINGS = (
     Setting("select_on", one_of("base", "novel", "none"), {"data", "protocol", "shown", "recorded", "trained"}),
     Setting("held_out", whole(0), {"data", "protocol", "recorded", "trained"}),
     # Pictures
-    Setting("size", or_null(whole(1, 473)), {"protocol", "shown"}),
-    Setting("test_size", or_null(whole(1, 473)), {"protocol"}),
+    Setting("size", or_null(whole(1, 473, 10_000)), {"protocol", "shown"}),
+    Setting("test_size", or_null(whole(1, 473, 10_000)), {"protocol"}),
     Setting("resize", or_null(text("squash")), {"data", "protocol", "shown"}),
     Setting("augment", text("none"), {"data", "protocol", "recorded", "trained"}),
     Setting("batch_size", whole(1, 4), {"data", "recipe"}),
@@ -90,7 +112,21 @@ SETTINGS = (
     Setting("early_stopping", or_null(whole(1, 5)), {"recipe"}),
     Setting("features", one_of("compute", "cache")),
     Setting("precision", one_of(*PRECISIONS)),
+    # What is chosen by name; each has more settings of its own
+    Setting("dataset.name", text("shapes")),
+    Setting("dataset.root", text("mine")),
+    Setting("dataset.source._target_", text("sd_aanet.data.sources.folder.Folder")),
+    Setting("recipe.size", whole(1, 473, 10_000)),
+    Setting("recipe.test_size", whole(1, 473, 10_000)),
+    Setting("protocol.name", text("strict")),
+    Setting("backbone.name", text("resnet50")),
+    Setting("model.method", text("sd_aanet")),
+    Setting("logger.name", one_of("csv", "wandb")),
+    Setting("logger.project", text("mine")),
+    Setting("logger.entity", or_null(text("mine"))),
     # The machine and its files
+    Setting("strategy.accelerator", text("auto")),
+    Setting("strategy.strategy", text("auto")),
     Setting("strategy.devices", DEVICES),
     Setting("num_nodes", whole(1)),
     Setting("workers", WORKERS, {"free"}),
@@ -99,10 +135,38 @@ SETTINGS = (
     Setting("checkpoint", or_null(text("best.ckpt"))),
     Setting("not_finite", one_of("refuse", "use")),
     Setting("resume", or_null(text("runs/latest")), {"free"}),
+    Setting("support", SUPPORT),
+    Setting("query", texts("[a.jpg,b.jpg]")),
     Setting("out", text("runs/mine"), {"free"}),
     Setting("sweep", or_null(text("mine")), {"free"}),
 )
 RULES = {setting.name: setting.rule for setting in SETTINGS}
+TEXTS = frozenset(
+    {name for name, rule in RULES.items() if rule.text}
+    | {"dataset.source.root", "dataset.source.lists", "dataset.source.arrangement"}
+    | {"backbone.weights", "backbone.norm", "backbone.mid", "backbone.high", "backbone.stride_on"}
+    | {"model.features", "model.init", "model.query_reweighting", "model.variant"}
+    | {"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}
+)
+"""The settings of the command line whose spelling counts. Those of other owners are repeated here: to ask them would
+import torch before it is known whether the command line can be read at all."""
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a training wrote, as plain values: what a stranger's file would have done is never done.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or holds anything else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read ({error.strerror}): give the folder that a training made") from None
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' is damaged, expected settings: give the folder that a training made")
+    return {str(key): value for key, value in content.items()}
 
 
 def named(use: Use) -> tuple[str, ...]:

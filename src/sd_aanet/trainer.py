@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.feature_cache import GIGABYTE
@@ -77,6 +78,20 @@ def world_size(strategy: Config, num_nodes: int = 1) -> int:
         on_gpu = strategy["accelerator"] in ON_GPU and torch.cuda.is_available()
         devices = torch.cuda.device_count() if on_gpu else 1
     return int(len(devices) if isinstance(devices, list) else devices) * num_nodes
+
+
+def for_test(settings: Config) -> Config:
+    """Settings for a test: on all devices with strategy=ddp, whose processes stay to the end, else on one of them."""
+    if settings["strategy"] == "ddp":
+        return settings
+    devices = settings["devices"]
+    one = devices[:1] if isinstance(devices, list) else 1
+    return settings | {"devices": one, "num_nodes": 1, "strategy": "auto"}
+
+
+def is_first(strategy: Config, num_nodes: int = 1) -> bool:
+    """Whether this process is the first of those that run a command together."""
+    return world_size(strategy, num_nodes) == 1 or getattr(rank_zero_only, "rank", 0) == 0
 
 
 def build_trainer(settings: Config, **more: Any) -> pl.Trainer:

@@ -209,6 +209,16 @@ def test_8_bit_weights_of_another_form(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(CheckpointError, match=r"hold layer1.0.conv2.q without layer1.0.conv2.frac or .*: not of this"):
         load(tmp_path / "x.npz")
+    odd = {
+        "layer1.0.conv2.q": [np.zeros((64, 64, 3, 3), np.complex64), np.zeros((64, 64, 3, 3), "S1")],
+        "layer1.0.conv2.frac": ["x", 0.5, np.arange(3), 2000],
+        "layer1.0.conv2.bias": [np.zeros(64, "S1"), np.full(64, np.nan), np.zeros(64, np.complex64), "x"],
+    }
+    for key, values in odd.items():
+        for value in values:
+            np.savez(tmp_path / "x.npz", **{**quantised(build_backbone("resnet18")), key: value})
+            with pytest.raises(CheckpointError, match=r"as layer1.0.conv2.q, .frac and .bias: not of this form"):
+                load(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", something=np.zeros(3))
     with pytest.raises(CheckpointError, match=r"do not fit this backbone: missing: conv1.weight"):
         load(tmp_path / "x.npz")

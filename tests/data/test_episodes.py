@@ -101,6 +101,8 @@ def test_too_few_images_and_no_shot() -> None:
         EpisodeSampler(pixels, (1, 2, 3), 2, 0, names=names)
     with pytest.raises(DataError, match=r"fewer: 3 \(0\)"):
         EpisodeSampler(pixels, (1, 3), 2, 0)
+    with pytest.raises(DataError, match="each with at least 1 pixels of it"):
+        EpisodeSampler(np.zeros_like(pixels), (1,), 2, 0, min_object_pixels=0)
     EpisodeSampler(pixels, (1,), 2, 0)
     with pytest.raises(ConfigError, match="shot=0, expected at least 1 support"):
         EpisodeSampler(pixels, (1,), 0, 0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sd_aanet.data import transforms
 from sd_aanet.data.transforms import AUGMENTS, Augment, Preprocess
+from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -101,6 +102,33 @@ def test_restore_keeps_leading_axes() -> None:
     torch.testing.assert_close(whole[1, 2], Preprocess(17, "keep_aspect").restore(values[1, 2], (20, 40)))
 
 
+def test_borders_are_of_the_mean_colour() -> None:
+    assert Preprocess(9).colour == Augment().fill == (124, 116, 104)
+    assert Preprocess(9, mean=(0.5, 0.0, 1.0)).colour == (128, 0, 255)
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep_aspect"])
+def test_attention_is_stretched_from_its_least_to_its_most(resize: str) -> None:
+    """The last map of a row at the picture's own size, as a plain resizing of it has it."""
+    preprocess, random = Preprocess(17, resize), np.random.default_rng(0)
+    maps = {name: torch.from_numpy(random.normal(3, 2, (2, 1, 17, 17))) for name in ("prior", "attention")}
+    prediction = Prediction(logits=torch.zeros(2, 2, 17, 17), maps=maps, embedding=None)
+    for row in (0, 1):
+        restored = preprocess.attention(prediction, row, (34, 51))
+        assert restored is not None
+        found = restored.whole()
+        assert found.dtype == np.float32
+        inner = maps["attention"][row, 0, : 17 if resize == "squash" else 11].float().numpy()
+        whole = cv2.resize(inner, (51, 34), interpolation=cv2.INTER_LINEAR)
+        expected = (whole - whole.min()) / (whole.max() - whole.min())
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert preprocess.attention(Prediction(logits=torch.zeros(2, 2, 9, 9), maps={}, embedding=None), 0, (9, 9)) is None
+    flat = Prediction(logits=torch.zeros(1, 2, 9, 9), maps={"prior": torch.ones(1, 1, 3, 3)}, embedding=None)
+    restored = Preprocess(9).attention(flat, 0, (5, 5))
+    assert restored is not None
+    assert not restored.whole().any()
+
+
 @pytest.mark.parametrize("name", AUGMENTS)
 def test_mask_follows_image_through_every_view(name: str) -> None:
     image, mask = painted()
@@ -156,6 +184,29 @@ def test_steps_of_the_published_view_are_independent() -> None:
     for axis in range(3):
         assert 60 < sum(count for combination, count in seen.items() if combination[axis]) < 140
     assert len(seen) == 8
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("published", 1.0, 1.0), ("scale", 0.8, 1.25)])
+def test_how_far_views_are_scaled_and_turned(name: str, least: float, most: float) -> None:
+    """By the moments of a bar about its middle; half of the views are neither scaled nor turned."""
+    mask = np.zeros((257, 257), np.uint8)
+    mask[112:145, 68:189] = 1  # 121 long, 33 high, about the middle
+    scales, turns = [], []
+    for seed in range(400):
+        view = Augment(name)(np.repeat(mask[..., None], 3, -1), mask, [seed])[1] == 1
+        y, x = np.nonzero(view)
+        around = np.cov(np.stack([x, y]))
+        (small, large), axes = np.linalg.eigh(around)
+        sides = np.sqrt(12 * large) / 121, np.sqrt(12 * small) / 33
+        assert sides[0] == pytest.approx(sides[1], abs=0.03)  # both alike
+        assert (x.mean(), y.mean()) == pytest.approx((128, 128), abs=1)
+        scales.append(float(np.mean(sides)))
+        turns.append(abs(float(np.degrees(np.arctan(axes[1, 1] / axes[0, 1])))))
+    still = [abs(scale - 1) < 1e-3 and turn < 1e-3 for scale, turn in zip(scales, turns, strict=True)]
+    assert 160 < sum(still) < 240
+    assert least - 0.01 < min(scales) < least + 0.02
+    assert most - 0.02 < max(scales) < most + 0.01
+    assert 9 < max(turns) < 10.2
 
 
 def test_a_view_never_loses_its_object() -> None:

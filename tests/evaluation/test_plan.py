@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sd_aanet.data.episodes import EpisodeSpec
-from sd_aanet.evaluation.plan import ListedEpisode, plan
+from sd_aanet.evaluation.plan import ListedEpisode, dealt, plan
 
 
 @st.composite
@@ -51,6 +51,15 @@ def test_with_room_for_all_each_picture_is_looked_at_once_as_support_and_once_as
         images = [image for step in steps if bool(step.episodes) == as_query for image in step.images]
         assert len(images) == len(set(images))
     assert [step.fresh for step in steps].count(True) == 1
+
+
+@given(listed(), st.integers(1, 5))
+def test_processes_are_dealt_each_episode_once_and_few_classes_twice(episodes: list[ListedEpisode], world: int) -> None:
+    shares = [dealt(episodes, rank, world) for rank in range(world)]
+    assert sorted((one for share in shares for one in share), key=episodes.index) == episodes
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    of_classes = [{one.spec.classes for one in share} for share in shares]
+    assert sum(map(len, of_classes)) <= len(set().union(*of_classes)) + world - 1
 
 
 def test_no_episode_is_no_step() -> None:

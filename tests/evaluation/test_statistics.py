@@ -42,6 +42,23 @@ def test_the_bootstrap_is_that_of_plain_resampling() -> None:
     assert interval(found) == pytest.approx(tuple(np.percentile(by_hand, [2.5, 97.5])), abs=0.01)
 
 
+def test_resamples_do_not_depend_on_how_many_are_made_at_once() -> None:
+    """All 10,000 of a class at once, of classes and numbers that are no multiple of anything."""
+    a, b, classes = rows(2, 47)
+    random, expected = np.random.default_rng(5), np.zeros(10_000)
+    for c in (1, 2, 3):
+        chosen = classes == c
+        often = random.multinomial(chosen.sum(), np.full(chosen.sum(), 1 / chosen.sum()), size=10_000)
+        ours, theirs = often @ a[chosen], often @ b[chosen]
+        expected += (theirs[:, 0] / theirs[:, 1] - ours[:, 0] / ours[:, 1]) / 3
+    np.testing.assert_allclose(paired_differences(a, b, classes, 5), expected, rtol=0, atol=1e-12)
+    assert expected.all()
+
+
+def test_an_interval_leaves_out_one_part_in_forty_at_either_end() -> None:
+    assert interval(np.arange(401.0)) == pytest.approx((10, 390), abs=1e-9)
+
+
 @given(st.integers(0, 1000))
 def test_the_difference_turns_round_with_the_methods_and_is_none_between_equals(seed: int) -> None:
     a, b, classes = rows(seed, 15)

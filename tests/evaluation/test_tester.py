@@ -20,7 +20,7 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation.loading import StepDataset
-from sd_aanet.evaluation.plan import ListedEpisode, plan
+from sd_aanet.evaluation.plan import ListedEpisode, dealt, plan
 from sd_aanet.evaluation.tester import EpisodeTester, Views, answers
 from sd_aanet.models import methods
 from sd_aanet.models.base import Method
@@ -132,6 +132,17 @@ def test_by_the_plan_is_one_forward_an_episode(name: str, way: int, source: Imag
         assert set(found) == set(episodes)
         for one in episodes:
             torch.testing.assert_close(found[one], expected[one], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_the_sums_of_several_processes_are_those_of_one(name: str, source: ImageSource) -> None:
+    method, episodes = a_method(name), drawn(source, count=16)
+    side = method.backbone.grid.nearest(SIDE)
+    found = {}
+    for world in (1, 2, 3):
+        testers = [evaluated(method, source, dealt(episodes, rank, world), side=side)[0] for rank in range(world)]
+        found[world] = sorted(row for one in testers for rows in one.rows["squashed"] for row in rows.tolist())
+    assert found[1] == found[2] == found[3]
 
 
 def test_three_shots_and_features_on_disk(source: ImageSource, tmp_path: Path) -> None:

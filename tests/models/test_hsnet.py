@@ -126,6 +126,11 @@ def test_the_head_on_resnet50_has_the_published_parameters() -> None:
     assert [len(level) for level in method.taps] == [4, 6, 3]
     outputs = method.backbone.outputs
     assert [{outputs[name].cells(400) for name in level} for level in method.taps] == [{50}, {25}, {13}]
+    forms = [
+        [(m.kernel, m.stride) for m in squeeze.modules() if isinstance(m, CentrePivot)]
+        for squeeze in method.get_submodule("head.squeeze").children()
+    ]
+    assert forms == [[(5, 4), (5, 4), (3, 2)], [(5, 4), (3, 2), (3, 2)], [(3, 2), (3, 2), (3, 2)]]  # fine to coarse
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 4)])

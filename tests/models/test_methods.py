@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from networks import episode, tiny
 from sd_aanet.comparing import Comparer
+from sd_aanet.composition import config_folder
 from sd_aanet.errors import ConfigError
 from sd_aanet.models import build_method, find_method, methods
 from sd_aanet.models.base import FewShotMethod
@@ -76,3 +79,28 @@ def test_a_method_brings_its_output_stride(name: str) -> None:
     assert not method.backbone.trainable
     assert method.training
     assert not method.backbone.training
+
+
+def described(method: FewShotMethod[Any, Any, Any, Any, Any, Any]) -> list[object]:
+    """Its parts as torch prints them, and what plain values they hold."""
+    plain = (bool, int, float, str, tuple, dict, type(None))
+    held = [
+        {key: value for key, value in vars(module).items() if isinstance(value, plain) and not key.startswith("_")}
+        for module in method.modules()
+    ]
+    return [str(method), *held]
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_class_by_itself_is_what_conf_says(name: str) -> None:
+    """As in the paper, whose numbers conf/ has: whoever builds one in Python gets what a command does."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", [f"model={name}", "dataset=pascal5i", "way=2", "out=somewhere"])
+    settings = OmegaConf.to_container(config.model, resolve=True)
+    assert isinstance(settings, dict)
+    with torch.device("meta"):
+        bare, full = (build_method(method=name, backbone={"name": "resnet50"}, **more) for more in ({}, {
+            str(key): value for key, value in settings.items() if key != "method"
+        }))  # fmt: skip
+    assert described(bare) == described(full)
+    assert dict(bare.loss_weights) == dict(full.loss_weights)

@@ -11,7 +11,7 @@ from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
 from sd_aanet.models import build_method
-from sd_aanet.models.panet import PANet, PANetPrediction, pool
+from sd_aanet.models.panet import PANet, PANetPrediction, cosines, pool
 
 SIZE = 41
 
@@ -208,5 +208,15 @@ def test_what_trains() -> None:
 def test_the_weight_of_the_alignment_is_a_setting() -> None:
     assert network().loss_weights == {"alignment": 1.0}
     assert network(loss={"alignment": 0.25}).loss_weights == {"alignment": 0.25}
-    with pytest.raises(ConfigError, match=r"^method panet has no loss term beta: alignment is the only one"):
+    with pytest.raises(ConfigError, match=r"^method panet has no setting loss\.beta: leave it out"):
         network(loss={"beta": 1.0})
+
+
+def test_means_and_cosines_keep_their_bits_in_half_precision() -> None:
+    torch.manual_seed(0)
+    maps, masks, prototypes = torch.randn(2, 32, 5, 5).bfloat16(), torch.rand(2, 3, 33, 33), torch.randn(2, 3, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        means, similarity = pool(maps, masks), cosines(maps, prototypes)
+    close = {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(means.double(), pool(maps.double(), masks.double()), **close)
+    torch.testing.assert_close(similarity.double(), cosines(maps.double(), prototypes.double()), **close)

@@ -1,12 +1,15 @@
 """`sd-aanet compare`: which results it compares, and what it says of those it cannot."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_results import make_run
+from numpy.typing import NDArray
 
 from commands import nothing_left, ran, refused, run
 
@@ -43,6 +46,71 @@ def test_any_other_switch_that_differs_is_named() -> None:
 def test_both_resolutions_are_compared_at_the_first() -> None:
     two(resolution="both")
     assert "not only the network" not in ran("compare", "a", "b").out
+
+
+Counts = dict[int, list[tuple[int, int, int]]]
+"""By seed of a list, of each episode: class id, intersection and union."""
+
+
+def counts(folder: Path) -> Counts:
+    found: Counts = {}
+    with (folder / "episodes.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(int(row["seed"]), []).append(
+                (int(row["class_id"]), int(row["intersection"]), int(row["union"]))
+            )
+    return found
+
+
+def changed(folder: Path, seed: int) -> None:
+    """A result of another network over the same lists: some episodes better, some worse."""
+    random = np.random.default_rng(seed)
+    with (folder / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["intersection"] = str(int(int(row["intersection"]) * random.uniform(0.8, 1.1)))
+    with (folder / "episodes.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def bootstrap(a: Counts, b: Counts) -> NDArray[np.float64]:
+    """The mean over lists of resampled differences, a resample, a list and a class at a time."""
+    total = np.zeros(10_000)
+    for seed, ours in a.items():
+        random = np.random.default_rng(seed)
+        classes = sorted({c for c, _, _ in ours})
+        for c in classes:
+            both = np.array([(*x[1:], *y[1:]) for x, y in zip(ours, b[seed], strict=True) if x[0] == c])
+            for resample in range(10_000):
+                often = random.multinomial(len(both), [1 / len(both)] * len(both))
+                i, u, j, v = (often[:, None] * both).sum(0)
+                total[resample] += (j / max(v, 1) - i / max(u, 1)) / len(classes) / len(a)
+    return total
+
+
+def middle(values: NDArray[np.float64]) -> str:
+    """The interval between the 2.5th and the 97.5th of a hundred parts, in points, as it is printed."""
+    ordered, ends = sorted(100 * values), []
+    for share in (0.025, 0.975):
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        ends.append(ordered[low] + (place - low) * (ordered[low + 1] - ordered[low]))
+    return f"[{ends[0]:+.2f}, {ends[1]:+.2f}]" + ("" if ends[0] <= 0 <= ends[1] else " *")
+
+
+def test_the_interval_over_several_lists_is_that_of_a_plain_bootstrap() -> None:
+    """To the digit: of two lists a fold, and of the mean of two folds."""
+    for fold in (0, 1):
+        make_run(Path(f"a/{fold}"), fold=fold, seeds=(0, 1))
+        shutil.copytree(f"a/{fold}", f"b/{fold}")
+        changed(Path(f"b/{fold}"), fold)
+    lines = [line for line in ran("compare", "a", "b").out.splitlines() if "[" in line]
+    each = [bootstrap(counts(Path(f"a/{fold}")), counts(Path(f"b/{fold}"))) for fold in (0, 1)]
+    expected = [*each, (each[0] + each[1]) / 2]
+    assert [line[line.index("[") :] for line in lines] == [middle(values) for values in expected]
+    assert lines[0] != lines[1]
 
 
 SPOILT = {

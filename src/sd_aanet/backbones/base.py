@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sd_aanet.episode import IMAGENET_MEAN, IMAGENET_STD, RGB
 from sd_aanet.errors import ConfigError
-from sd_aanet.rules import OUTPUTS, Rule, one_of, or_null, text
+from sd_aanet.rules import Rule, one_of, or_null, text, texts
 
 CPU_POSITIONS = 4096
 """Positions at stride 8 that go through a backbone together on a CPU: no activation then exceeds the 32 MB from which
@@ -96,7 +96,9 @@ class Backbone(nn.Module, ABC):
     rules: ClassVar[Mapping[str, Rule]] = {
         "weights": or_null(text("torchvision://resnet50")),
         "trainable": one_of("auto", True, False),
-        "mid": OUTPUTS,
+        "norm": text("frozen"),
+        "mid": or_null(texts("[stage3,stage2]")),
+        "high": or_null(text("stage4")),
     }
 
     def __init__(self) -> None:
@@ -175,10 +177,6 @@ class Backbone(nn.Module, ABC):
                 known = ", ".join(self.outputs)
                 raise ConfigError(f"{setting}={name}, but {self.label} has no such output: choose one of {known}")
         return names
-
-    def smallest_grid(self, size: int) -> int:
-        """Cells a side of the map that heads look at, for an input of this side."""
-        return self.outputs[self.mid[0]].cells(size)
 
     @property
     def stands_still(self) -> bool:

@@ -29,7 +29,7 @@ def read_int8(path: Path, backbone: Backbone) -> dict[str, Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+            arrays = {key: np.asarray(file[key]) for key in file}
     except FileNotFoundError:
         raise CheckpointError(f"weights '{path}' do not exist: check the path") from None
     except Exception as error:  # damaged bytes: BadZipFile, zlib.error, EOFError, TokenError, ...
@@ -41,8 +41,15 @@ def read_int8(path: Path, backbone: Backbone) -> dict[str, Tensor]:
         name = key.removesuffix(".q")
         if f"{name}.frac" not in arrays or f"{name}.bias" not in arrays:
             raise CheckpointError(f"weights '{path}' hold {key} without {name}.frac or {name}.bias: not of this form")
-        state[f"{name}.weight"] = torch.from_numpy(arrays[key].astype(np.float32) / 2.0 ** arrays[f"{name}.frac"])
-        bias = torch.from_numpy(arrays[f"{name}.bias"])
+        q, frac, shift = arrays[key], arrays[f"{name}.frac"], arrays[f"{name}.bias"]
+        whole = q.dtype == np.int8 and np.issubdtype(frac.dtype, np.integer) and frac.ndim == 0 and abs(int(frac)) < 64
+        if not whole or not np.issubdtype(shift.dtype, np.floating) or not np.isfinite(shift).all():
+            raise CheckpointError(
+                f"weights '{path}' have other than int8, a whole number of bits and finite floats as {name}.q, .frac "
+                "and .bias: not of this form"
+            )
+        state[f"{name}.weight"] = torch.from_numpy(q.astype(np.float32) / 2.0 ** int(frac))
+        bias = torch.from_numpy(shift.astype(np.float32))
         norm = _norm_behind(name)
         if norm is None:
             state[f"{name}.bias"] = bias

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sd_aanet.backbones.base import Backbone, Grid, Output, stage_of
 from sd_aanet.errors import ConfigError
+from sd_aanet.rules import text
 
 Stride = Literal["3x3", "1x1"]
 
@@ -83,6 +84,7 @@ class ResNet(Backbone):
     """
 
     DEPTHS: ClassVar = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+    rules: ClassVar = {**Backbone.rules, "stride_on": text("auto")}
     mid = ("stage3", "stage2")
     high = "stage4"
     before_high = "stage3"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403 # for its error alone
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -22,15 +20,15 @@ from sd_aanet.data.episodes import EpisodeDataset, Episodes, EpisodeSampler, Epi
 from sd_aanet.data.folds import ClassSplit, split_classes
 from sd_aanet.data.loader import Loader
 from sd_aanet.data.sources.base import ImageSource, Split
+from sd_aanet.data.sources.opening import open_source
 from sd_aanet.data.sources.refusal import more, refuse
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import IMAGENET_MEAN, IMAGENET_STD, RGB, Episode
-from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.errors import ConfigError
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, named
 
 logger = logging.getLogger(__name__)
-NAMESPACE = "sd_aanet.data.sources."
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -42,7 +40,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     test take their classes in turn, and their episodes are functions of (seed, index).
 
     Args:
-        source_config: `_target_` (a class under sd_aanet.data.sources) and its arguments but `split`.
+        source_config: `_target_` (a key of `SOURCES`) and the arguments of its class but `split`.
         fold: whose classes are novel.
         way: N, the classes of an episode.
         shot: K in training and validation.
@@ -165,24 +163,11 @@ class EpisodeDataModule(pl.LightningDataModule):
         """The images of a split, opened once.
 
         Raises:
-            ConfigError: `_target_` is none of ours.
+            ConfigError: see `open_source`.
             DataError: what the data set itself raises.
         """
         if split not in self._sources:
-            target = str(self.source_config.get("_target_", ""))
-            if not target.startswith(NAMESPACE):
-                raise ConfigError(
-                    f"dataset _target_={target!r}, expected a class under {NAMESPACE[:-1]}: choose "
-                    "dataset=shapes, pascal5i, coco20i, fss1000 or folder"
-                )
-            kind: type[ImageSource] = get_class(target)
-            check(self.source_config, kind.rules, "dataset.source.")
-            try:
-                self._sources[split] = instantiate(self.source_config, split=split, _convert_="all")
-            except InstantiationException as error:
-                if isinstance(error.__cause__, SDAANetError):  # Hydra wraps the line that the user should see
-                    raise error.__cause__ from None
-                raise
+            self._sources[split] = open_source(self.source_config, split)
         return self._sources[split]
 
     def check_leaks(self) -> None:

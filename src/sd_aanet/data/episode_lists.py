@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sd_aanet.arguments import word
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.errors import ConfigError, DataError
@@ -85,7 +86,9 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"episodes_file={path} does not exist: write one with sd-aanet episodes --out {path}") from None
+        raise DataError(
+            f"episodes_file={path} does not exist: write one with sd-aanet episodes --out {word(path)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"episodes_file={path} is not readable JSON ({' '.join(str(error).split())})") from None
     entries = content.get("episodes") if isinstance(content, dict) else None

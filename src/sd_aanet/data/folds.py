@@ -73,7 +73,7 @@ def from_file(path: Path, names: Sequence[str]) -> Folds:
         DataError: the file is not that, names a class that does not exist, or one twice.
     """
     try:
-        content = yaml.load(read_text(path), yaml.BaseLoader)  # all text: a class may be called `no` or `1`
+        content = yaml.load(read_text(path), yaml.BaseLoader)  # nosec B506 # all text: a class may be called `no` or `1`
     except yaml.YAMLError as error:
         raise DataError(f"folds file {path} cannot be read ({' '.join(str(error).split())}): write YAML") from None
     lists = list(content.values()) if isinstance(content, dict) else content

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from sd_aanet.errors import SDAANetError
 from sd_aanet.machine import cores
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 FEW = 200
 """Fewer images than this are read in the process itself, without a bar that would only flash by."""
@@ -47,7 +50,7 @@ def read_all(call: Callable[[int], T], count: int, title: str) -> Iterator[T]:
     if count < FEW:
         yield from map(call, range(count))
         return
-    workers = min(_WORKERS, cores())
+    workers = possible(min(_WORKERS, cores()))
     calls = _Calls(call, count)
     loader = DataLoader(
         calls,
@@ -67,6 +70,16 @@ def end_in_silence(worker: int) -> None:
     """In a worker: leave to the process that started it what a signal to all of them means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def possible(workers: int) -> int:
+    """So many, or none where the system has no locks for other processes, /dev/shm being full or missing."""
+    try:
+        multiprocessing.get_context(start_method(workers)).Lock()
+    except OSError as error:
+        logger.warning("no process beside this one can load data (%s): it does so itself, as with workers=0", error)
+        return 0
+    return workers
 
 
 def start_method(workers: int) -> str | None:

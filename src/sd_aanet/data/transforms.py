@@ -21,6 +21,7 @@ from torch import Tensor
 from sd_aanet.episode import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, Prediction
 from sd_aanet.errors import ConfigError
 from sd_aanet.images import Array8
+from sd_aanet.rules import Rule, check, number, whole
 
 if TYPE_CHECKING:
     import albumentations
@@ -29,6 +30,13 @@ RESIZES = ("squash", "keep_aspect")
 _STRIP = 2**22
 """Pixels of a large picture that are made at once."""
 AUGMENTS = ("none", "flip", "published", "scale")
+
+
+def _colour(zero: bool) -> Rule:
+    def holds(value: object) -> bool:
+        return isinstance(value, list | tuple) and len(value) == 3 and all(map(number(0.5, zero).holds, value))
+
+    return Rule("three numbers", holds, "[0.5,0.5,0.5]")
 
 
 def digest(pixels: Array8, *more: object) -> str:
@@ -49,7 +57,7 @@ class Preprocess:
         mean, std: of RGB in [0, 1], the backbone's own.
 
     Raises:
-        ConfigError: an unknown `resize`.
+        ConfigError: an unknown `resize`, or numbers that are none.
     """
 
     size: int
@@ -58,6 +66,7 @@ class Preprocess:
     std: RGB = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        check(vars(self), {"size": whole(1, 473), "mean": _colour(zero=True), "std": _colour(zero=False)})
         for name in ("mean", "std"):  # a checkpoint has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.resize not in RESIZES:

@@ -18,9 +18,10 @@ from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.loader import Loader
 from sd_aanet.episode import IGNORE, joined_masks
+from sd_aanet.errors import ConfigError
 from sd_aanet.evaluation import results
 from sd_aanet.evaluation.loading import StepDataset
-from sd_aanet.evaluation.plan import ListedEpisode, plan
+from sd_aanet.evaluation.plan import ListedEpisode, dealt, plan
 from sd_aanet.evaluation.results import Result
 from sd_aanet.evaluation.tester import EpisodeTester, Views, answers
 from sd_aanet.feature_cache import GIGABYTE
@@ -28,7 +29,7 @@ from sd_aanet.files import written_whole
 from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.settings import named
 from sd_aanet.signals import not_as_exits
-from sd_aanet.trainer import Progress, affordable, build_trainer
+from sd_aanet.trainer import Progress, affordable, build_trainer, for_test
 
 RESOLUTIONS = {"original": ("original",), "squashed": ("squashed",), "both": ("original", "squashed")}
 """What `resolution` may be -> where predictions are scored, the headline first."""
@@ -67,7 +68,7 @@ def evaluate(
     Args:
         trained: the method, on any device; put into eval mode.
         data: whose "val" images and novel classes are tested on.
-        settings: of the Trainer, see `trainer_settings`; of several devices, one is used.
+        settings: of the Trainer, see `trainer_settings` and `for_test`.
         protocol: see there.
         out: the folder of the files, each of which is there whole or not at all.
         gigabytes: of memory for pictures that come again, see `EpisodeTester`.
@@ -75,7 +76,10 @@ def evaluate(
 
     Returns:
         What result.json holds: metrics in [0, 1] as means over seeds, their spread, the scores of classes and seeds,
-        every protocol switch, seconds and versions.
+        every protocol switch, seconds and versions. Nothing but in the first of several processes, which writes.
+
+    Raises:
+        ConfigError: fewer episodes than processes.
     """
     resolutions = RESOLUTIONS[protocol.resolution]
     source = data.source("val")
@@ -93,6 +97,8 @@ def evaluate(
     )
     episodes = [ListedEpisode(seed, i, spec) for seed, specs in lists.items() for i, spec in enumerate(specs)]
     trainer = _test(tester, episodes, data, settings)
+    if not trainer.is_global_zero:
+        return {}
     seconds = time.perf_counter() - start
     rows = {name: torch.cat(some).cpu().numpy() for name, some in tester.rows.items()}  # (E * N, 8) each
     headline, *others = resolutions
@@ -138,14 +144,19 @@ def evaluate(
 def _test(
     tester: EpisodeTester, episodes: Sequence[ListedEpisode], data: EpisodeDataModule, settings: dict[str, Any]
 ) -> pl.Trainer:
-    """Run the tester over all episodes on one device; what ran it."""
-    devices = settings["devices"]
-    single = {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
-    trainer = build_trainer(settings | single, logger=False, enable_checkpointing=False, callbacks=[Progress()])
-    tester.steps = plan(episodes, tester.most_supports(), data.test_batch_size)
+    """Run the tester over all episodes, in each of several processes over its share; what ran it."""
+    trainer = build_trainer(for_test(settings), logger=False, enable_checkpointing=False, callbacks=[Progress()])
+    if len(episodes) < trainer.world_size:
+        raise ConfigError(
+            f"{len(episodes)} episodes on {trainer.world_size} devices: set strategy.devices={len(episodes)} or less"
+        )
+    share = dealt(episodes, trainer.global_rank, trainer.world_size)
+    tester.steps = plan(share, tester.most_supports(), data.test_batch_size)
     pictures = StepDataset(data.source("val"), tester.steps, data.preprocess, data.ignore_boundary)
     with not_as_exits():
         trainer.test(tester, Loader(pictures, data.workers, batch_size=None), verbose=False)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the first process goes on alone
     return trainer
 
 

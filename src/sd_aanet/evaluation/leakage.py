@@ -21,8 +21,10 @@ def leaked_classes(training: Mapping[str, Any], protocol: Mapping[str, Any]) -> 
     """
     if training.get("dataset") != protocol["dataset"]:
         return ""
-    classes, tested = training["classes"], protocol["classes"]["test"]
-    used = {*classes["train"], *(classes["val"] if training["select_on"] == "base" else ())}
+    classes, tested = training.get("classes") or {}, protocol["classes"]["test"]
+    used = {*(classes.get("train") or ())}
+    if training.get("select_on") == "base":
+        used |= {*(classes.get("val") or ())}
     found = [name for name in tested if name in used]
     names = ", ".join([*found[:SHOWN], *(["..."] if len(found) > SHOWN else [])])
     return f"{len(found)} of {len(tested)} tested classes ({names})" if found else ""

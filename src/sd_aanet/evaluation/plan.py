@@ -59,7 +59,7 @@ def plan(episodes: Iterable[ListedEpisode], supports: int, pictures: int) -> lis
         pictures: how many go through the backbone together.
     """
     steps: list[Step] = []
-    for group in _groups(sorted(episodes, key=lambda one: (one.spec.classes, one.spec.query)), supports):
+    for group in _groups(sorted(episodes, key=_by_class), supports):
         labelled = _by_image(pair for one in group for pair in one.spec.examples)
         queries = _by_image((one.spec.query, c) for one in group for c in one.spec.classes)
         for images in _batches(list(labelled), pictures):
@@ -69,6 +69,22 @@ def plan(episodes: Iterable[ListedEpisode], supports: int, pictures: int) -> lis
             classes = tuple(queries[i] for i in images)
             steps.append(Step(images, classes, tuple(one for one in group if one.spec.query in images), fresh=False))
     return steps
+
+
+def dealt(episodes: Iterable[ListedEpisode], rank: int, world: int) -> list[ListedEpisode]:
+    """One process's share: those of a class stay together but where shares of one size divide them.
+
+    Args:
+        episodes: all of them, in any order.
+        rank: of the process, 0 to `world` - 1.
+        world: the number of processes.
+    """
+    ordered = sorted(episodes, key=_by_class)
+    return ordered[len(ordered) * rank // world : len(ordered) * (rank + 1) // world]
+
+
+def _by_class(one: ListedEpisode) -> tuple[tuple[int, ...], int]:
+    return one.spec.classes, one.spec.query
 
 
 def _groups(episodes: Sequence[ListedEpisode], supports: int) -> Iterable[list[ListedEpisode]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from sd_aanet.building import build_network, sizes
+from sd_aanet.building import untrained
 from sd_aanet.checkpoint import Trained, load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.transforms import Preprocess
@@ -19,7 +20,7 @@ from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers
 from sd_aanet.settings import data_settings
-from sd_aanet.trainer import silence_lightning, trainer_settings
+from sd_aanet.trainer import for_test, is_first, silence_lightning, trainer_settings, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +41,18 @@ def run(config: dict[str, Any]) -> Result:
     protocol = Protocol(config["protocol"]["name"], config["resolution"], seeds, config["seed"], views)
     if config["checkpoint"] is None:
         pl.seed_everything(config["seed"], verbose=False)
-        method, network = build_network(config)
-        size, resize = sizes(config, method.backbone.grid)[1], config["resize"] or "squash"
+        method, network, preprocess = untrained(config)
     else:
         trained = load_trained(config["checkpoint"], config["not_finite"])
         # A size or a resize of one's own, else what the checkpoint was trained with.
         method, network = trained.method, dict(trained.network)
         size, resize = config["size"] or trained.preprocess.size, config["resize"] or trained.preprocess.resize
         method.backbone.grid.check(size)
-    preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)
+        preprocess = Preprocess(size, resize, method.backbone.mean, method.backbone.std)
     data = EpisodeDataModule(
         dict(config["dataset"]["source"]),
         **data_settings(config) | vars(preprocess),
-        workers=resolve_workers(config["workers"]),
+        workers=resolve_workers(config["workers"], world_size(for_test(settings))),
         test_batch_size=config["batch_size"],
         test_episodes=config["episodes"],
         test_seed=config["seed"],
@@ -61,12 +61,15 @@ def run(config: dict[str, Any]) -> Result:
     data.setup("test")
     if config["checkpoint"] is None:
         trained = Trained(method.eval(), network, preprocess, len(data.source("val").classes))
-    if leaked := leaked_classes(trained.training or {}, data.describe()):
+    first = is_first(for_test(settings))
+    if first and (leaked := leaked_classes(trained.training or {}, data.describe())):
         logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
     out = Path(config["out"])
-    with results_in(out):
+    with results_in(out) if first else nullcontext():
         cache = (config["cache_gb"], config["cache_dir"])
         result = evaluate(trained, data, settings, protocol, out, *cache) | {"checkpoint": config["checkpoint"]}
+        if not first:
+            return {}
         if config["checkpoint"] is None and method.trains:
             result["label"] += ", untrained"
         write_result(result, out)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from sd_aanet.backbones.base import Grid
 from sd_aanet.comparing import Comparer
@@ -126,17 +127,26 @@ class EpisodeTester(pl.LightningModule):
                 self.rows[name].append(torch.cat([named, torch.cat(counts)], 1))
 
     def on_test_epoch_end(self) -> None:
-        """Refuse predictions that are no numbers.
+        """Of several processes, give each what all of them found.
 
         Raises:
-            PredictionError: some are not.
+            PredictionError: some predictions are no numbers, in whichever process.
         """
-        finite = all(self._finite)
+        finite = torch.stack([torch.ones((), device=self.device, dtype=torch.bool), *self._finite]).all()
         self._finite.clear()
+        if self.trainer.world_size > 1:
+            finite = torch.stack(gather_all_tensors(finite)).all()
         if not finite:
             raise PredictionError(
                 "predictions of the evaluation are not finite: set precision=32-true, or choose another checkpoint"
             )
+        if self.trainer.world_size == 1:
+            return
+        self.rows = {name: gather_all_tensors(torch.cat(some)) for name, some in self.rows.items()}
+        if self.embeddings:
+            self.embeddings = gather_all_tensors(torch.cat(self.embeddings))
+        if self.confusion is not None:
+            self.confusion = torch.stack(gather_all_tensors(self.confusion)).sum(0)
 
     def _count(self, pictures: LabelledPictures, one: ListedEpisode, scores: Tensor, resolution: str) -> Tensor:
         """`episode_counts` of an episode, whose confusion is added to the others'."""

@@ -12,6 +12,7 @@ from typing import Any
 from sd_aanet.backbones import build_backbone, takes
 from sd_aanet.errors import ConfigError
 from sd_aanet.models.base import FewShotMethod, Method
+from sd_aanet.rules import check
 
 
 @cache
@@ -43,13 +44,16 @@ def build_method(method: str, backbone: Mapping[str, Any], **arguments: Any) -> 
         arguments: of the method's class.
 
     Raises:
-        ConfigError: an unknown method or backbone, or what these raise themselves.
+        ConfigError: an unknown method or backbone, an argument that the method does not have or that breaks its rule,
+            or what these raise themselves.
     """
     chosen = find_method(method)
     strided: dict[str, Any] = (
         {"output_stride": chosen.output_stride} if takes(backbone["name"], "output_stride") else {}
     )
-    if unknown := set(arguments) - _settings(chosen):
+    check(arguments, chosen.rules, "model.")
+    known = _settings(chosen) | set(chosen.rules)
+    if unknown := ({*arguments, *(f"loss.{term}" for term in arguments.get("loss") or ())}) - known:
         raise ConfigError(f"method {method} has no setting {', '.join(sorted(unknown))}: leave it out")
     return chosen(build_backbone(**strided | dict(backbone)), **arguments)
 

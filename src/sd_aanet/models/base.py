@@ -45,6 +45,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         least_batch: episodes on a device that a training step needs.
         masks_features: whether it has `masked_features`.
         loss_weights: the weight of each of the `losses` in their sum; 1 for those that are not named.
+        ways: the number of classes that it is made for; None where it takes any.
         output_stride: of the backbone; without effect on those that have but one.
         rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
@@ -53,6 +54,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     trains: bool = True
     adapts: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    ways: int | None = None
     output_stride: ClassVar[int] = 8
     rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
@@ -76,6 +78,11 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     @abstractmethod
     def label(self) -> str:
         """What a table calls the method, its variant and its ablations in it; an attribute where that is constant."""
+
+    @property
+    def finest(self) -> str:
+        """The output of the backbone between whose cells an object must not fall."""
+        return self.backbone.mid[0]
 
     @abstractmethod
     def image_features(self, images: Tensor) -> F:

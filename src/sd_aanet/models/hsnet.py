@@ -79,6 +79,10 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, Maps]):
         backbone.keep(wanted)
         self.head = Head(self._channels)
 
+    @property
+    def finest(self) -> str:
+        return self.taps[0][0]
+
     def image_features(self, images: Tensor) -> Levels:
         outputs = self.backbone(images, [name for level in self.taps for name in level])
         with self.backbone.no_gradient():

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import IGNORE, Episode, Prediction, Rows
-from sd_aanet.errors import ConfigError
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import cross_entropy, resize, wide
 from sd_aanet.rules import SWITCH, number, whole
@@ -59,9 +58,6 @@ class PANet(Mapped[Prototypes, Prototypes]):
         channels: of the projection.
         project: a 1x1 convolution behind the backbone. Without it the head has no parameters.
         loss: weights of the loss terms beside "main": "alignment", 1 as published.
-
-    Raises:
-        ConfigError: a loss term that it does not have.
     """
 
     name = "panet"
@@ -76,8 +72,6 @@ class PANet(Mapped[Prototypes, Prototypes]):
         self.project = nn.Conv2d(inputs, channels, 1, bias=False) if project else nn.Identity()
         self.trains = project or backbone.trainable
         self.loss_weights = {"alignment": 1.0} | dict(loss or {})
-        if unknown := ", ".join(self.loss_weights.keys() - {"alignment"}):
-            raise ConfigError(f"method panet has no loss term {unknown}: alignment is the only one with a weight")
 
     @property
     def label(self) -> str:

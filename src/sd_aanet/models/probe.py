@@ -14,7 +14,7 @@ from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import resize, share_of
-from sd_aanet.rules import OUTPUTS, SWITCH, check, number, whole
+from sd_aanet.rules import SWITCH, check, number, or_null, texts, whole
 
 BIAS = 3.0
 """The constant beside the features, whose weight makes the bias: so it is held back nine times less than the weights.
@@ -73,7 +73,7 @@ class Probe(Mapped[Cells, Classifiers]):
     name = "probe"
     label = "probe"
     rules: ClassVar = {
-        "features": OUTPUTS,
+        "features": or_null(texts("[stage3,stage2]")),
         "normalise": SWITCH,
         "balance": number(0.75, most=1),
         "cells": whole(1, 20000),

@@ -14,7 +14,7 @@ from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
-from sd_aanet.rules import OUTPUTS, SWITCH
+from sd_aanet.rules import SWITCH, or_null, texts
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CosinePrototype(Mapped[Prototypes, Prototypes]):
     name = "prototype"
     label = "prototype"
     trains = False
-    rules: ClassVar = {"features": OUTPUTS, "normalise": SWITCH}
+    rules: ClassVar = {"features": or_null(texts("[stage3,stage2]")), "normalise": SWITCH}
 
     def __init__(
         self, backbone: Backbone, features: Sequence[str] | str | None = None, normalise: bool = False

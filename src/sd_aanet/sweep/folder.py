@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from sd_aanet.errors import ConfigError
 from sd_aanet.files import short, written_whole
-from sd_aanet.settings import flat, named
+from sd_aanet.settings import flat, named, read_settings
 from sd_aanet.training import TRAINED
 
 Config = dict[str, Any]
@@ -53,7 +53,7 @@ def is_finished(config: Config) -> bool:
     saved = out / "config.yaml"
     if not saved.is_file():
         return False
-    _check_same(OmegaConf.to_container(OmegaConf.load(saved)), config, out)
+    _check_same(read_settings(saved), config, out)
     if (out / TRAINED).is_file() and (not config["test_episodes"] or (out / "result.json").is_file()):
         print(f"{out.name} is finished: skipped")
         return True
@@ -78,9 +78,9 @@ def made_ready(config: Config) -> Config:
     return {**config, "resume": str(out)}
 
 
-def _check_same(saved: Any, given: Config, out: Path) -> None:
+def _check_same(saved: Config, given: Config, out: Path) -> None:
     """Refuse a folder whose training has other settings than this job, where its result depends on them."""
-    there, here = _matters(saved if isinstance(saved, dict) else {}), _matters(given)
+    there, here = _matters(saved), _matters(given)
     for key in (*here, *there):
         if there.get(key) != here.get(key):
             raise ConfigError(
@@ -91,7 +91,8 @@ def _check_same(saved: Any, given: Config, out: Path) -> None:
 
 def _matters(config: Config) -> Config:
     """The settings that a result depends on, by their whole keys."""
-    devices = config.get("strategy", {}).get("devices")
+    strategy = config.get("strategy")
+    devices = strategy.get("devices") if isinstance(strategy, dict) else None
     number = {"strategy.devices": len(devices) if isinstance(devices, list) else devices}
     rest = {key: value for key, value in config.items() if key not in FREE}
     return {key: value for key, value in flat(rest) if not FILLING.match(key)} | number

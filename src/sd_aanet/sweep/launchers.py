@@ -41,12 +41,12 @@ def check(config: Mapping[str, Any] | DictConfig, launcher: str) -> None:
             f"strategy.devices={devices} with hydra/launcher={launcher}: jobs side by side have one device each; set "
             "strategy.devices=1, or leave the launcher out, and the jobs run one after the other on all devices"
         )
-    if "num_nodes" in config:  # a training: an evaluation takes one of the devices
-        _check_ranks(config["num_nodes"], {**strategy, "devices": devices})
+    if "num_nodes" in config or strategy.get("strategy") == "ddp":  # otherwise an evaluation takes one of the devices
+        _check_ranks(config.get("num_nodes", 1), {**strategy, "devices": devices})
 
 
 def _check_ranks(num_nodes: object, strategy: dict[str, Any]) -> None:
-    """Refuse a training whose further processes would run this command themselves, a whole sweep each."""
+    """Refuse a job whose further processes would run this command themselves, a whole sweep each."""
     again = "would start the whole sweep again"
     if num_nodes != 1:
         raise ConfigError(

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig
 
+from sd_aanet.arguments import setting
 from sd_aanet.errors import ConfigError
 from sd_aanet.files import new_folder
 from sd_aanet.sweep.launchers import at_once, check, check_plugin
@@ -87,7 +88,8 @@ def _check_out(configs: Sequence[DictConfig]) -> None:
         path = Path(out)
         own = path.with_name(f"{path.stem}_${{hydra:job.num}}{path.suffix}")
         fix = "leave it out, and each has a folder in the sweep's, or set" if "sweep" in configs[0] else "set"
-        raise ConfigError(f"out={out} with -m: {jobs} jobs would write over one another there; {fix} 'out={own}'")
+        fix += f" {setting('out', own)}"
+        raise ConfigError(f"out={out} with -m: {jobs} jobs would write over one another there; {fix}")
 
 
 def _sweep_name(config: DictConfig, overrides: Sequence[Override]) -> str:

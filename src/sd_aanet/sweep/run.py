@@ -18,7 +18,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sd_aanet.arguments import program
+from sd_aanet.arguments import program, word
 from sd_aanet.errors import SDAANetError, of_machine
 from sd_aanet.files import claimed, is_alive, remove_empty, short, written_whole
 from sd_aanet.machine import resolve_workers
@@ -259,7 +259,7 @@ class Sweep:
             if self._left():
                 print(f"sweep       {short(self.folder)}")
             if any(self.folder.rglob("result.json")):
-                print(f"\nnext:\n  {program()} report {short(self.folder)}")
+                print(f"\nnext:\n  {program()} report {word(short(self.folder))}")
         return 0 if not failed else 2 if mistakes else 1
 
 

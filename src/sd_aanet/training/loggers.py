@@ -32,8 +32,8 @@ def build_loggers(chosen: dict[str, Any], out: Path, config: dict[str, Any]) -> 
             WandbLogger(
                 save_dir=out,
                 name=out.name,
-                project=chosen["project"],
-                entity=chosen["entity"],
+                project=chosen.get("project"),
+                entity=chosen.get("entity"),
                 group=config.get("sweep"),
                 config=config,
                 # Not offline=True, which sets a variable of the environment for all later runs.

@@ -82,7 +82,7 @@ class FewShotModule(pl.LightningModule):
             )
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         logged = {f"train/{name}": term.detach() for name, term in ({"total": total} | terms).items()}
-        self.log_dict(logged | {"train/lr": rate}, batch_size=len(episode.query))
+        self.log_dict(logged | {"train/lr": rate}, batch_size=len(episode.query), sync_dist=True)  # of all devices
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total
 

@@ -13,13 +13,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessRaisedException
-from yaml import YAMLError
 
-from sd_aanet.arguments import program
+from sd_aanet.arguments import program, setting, word
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.backbones.weights import check_finite, safe_load, tensors
 from sd_aanet.building import build_network, sizes
@@ -32,9 +29,18 @@ from sd_aanet.evaluation.results import table, write_result
 from sd_aanet.files import claimed, results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
-from sd_aanet.settings import data_settings, named
+from sd_aanet.rules import check
+from sd_aanet.settings import RULES, data_settings, flat, named, read_settings
 from sd_aanet.signals import not_as_exits
-from sd_aanet.trainer import Progress, affordable, build_trainer, silence_lightning, trainer_settings, world_size
+from sd_aanet.trainer import (
+    Progress,
+    affordable,
+    build_trainer,
+    is_first,
+    silence_lightning,
+    trainer_settings,
+    world_size,
+)
 from sd_aanet.training import TRAINED
 from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
@@ -47,6 +53,8 @@ logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 LAST = Path("checkpoints", "last.ckpt")
 """In a run's folder: from where it goes on."""
+NEEDED = ("backbone.weights", "backbone.trainable", "backbone.norm", "optimizer.name")
+"""What a training needs of settings that are checked by their owners."""
 NOT_FINITE = "not_finite.json"
 """In a run's folder: the episodes of the batch whose loss was no number."""
 
@@ -77,14 +85,14 @@ def run(config: Config) -> dict[str, float]:
     with claimed(out):
         if resume is None and (out / "config.yaml").exists():
             raise ConfigError(
-                f"out='{out}' holds a training already: choose another folder, or go on with resume={out}"
+                f"out='{out}' holds a training already: choose another folder, or go on with {setting('resume', out)}"
                 + ("" if (out / LAST).is_file() else ", which starts it afresh: it made no checkpoint")
             )
         try:
             return _run(config, out, resume)
         except KeyboardInterrupt:
             if config.get("sweep") is None and (out / "config.yaml").is_file():
-                logger.info("go on with: %s train resume=%s", program(), short(out))
+                logger.info("go on with: %s train %s", program(), setting("resume", short(out)))
             raise
 
 
@@ -103,7 +111,8 @@ def _run(config: Config, out: Path, resume: Path | None) -> dict[str, float]:
         return {}
     checkpoint = out / "checkpoints" / "best.ckpt"
     if config["test_episodes"]:
-        metrics |= _evaluate(config, checkpoint, data, settings, out)
+        alone = settings | {"strategy": "auto"}  # the other processes have ended
+        metrics |= _evaluate(config, checkpoint, data, alone, out)
     _say(config, data.source("val").folds, out, checkpoint)
     return metrics
 
@@ -193,7 +202,7 @@ def link_latest(out: Path) -> None:
 
 def _is_first(config: Config) -> bool:
     """Whether this process is the first of those that train together."""
-    return world_size(config["strategy"], config["num_nodes"]) == 1 or getattr(rank_zero_only, "rank", 0) == 0
+    return is_first(config["strategy"], config["num_nodes"])
 
 
 def _epochs(config: Config) -> tuple[int, int]:
@@ -304,18 +313,17 @@ def _start_afresh(out: Path) -> None:
 
 
 def _saved_config(out: Path, given: Config) -> Config:
-    """The settings of the training that made a folder."""
+    """The settings of a run, all that a training needs, as `given` has them."""
     path = out / "config.yaml"
-    try:
-        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"'{path}' does not exist: resume needs the folder that the training made") from None
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError):
-        saved = None
-    missing = sorted(set(given) - set(saved)) if isinstance(saved, dict) else ["anything that can be read"]
-    if missing or not isinstance(saved, dict):
-        raise ConfigError(f"'{path}' lacks {', '.join(missing)}: it is not what a training wrote; start a new one")
-    return {str(key): value for key, value in saved.items()}
+    if not path.is_file():
+        raise ConfigError(f"resume='{given['resume']}' has no {path}: give the folder of a run that was interrupted")
+    saved = read_settings(path)
+    needed = (*given, *NEEDED, *(key for key, _ in flat(given) if key in RULES))
+    there = {*saved, *(key for key, _ in flat(saved))}
+    if missing := [key for key in needed if key not in there]:
+        raise ConfigError(f"'{path}' lacks the setting {missing[0]}: give the folder that a training made")
+    check(saved, RULES)
+    return saved
 
 
 def _evaluate(
@@ -341,13 +349,13 @@ def _say(config: Config, folds: int, out: Path, checkpoint: Path) -> None:
     if config.get("sweep") is not None:
         return  # the sweep says it once, at its end
     root = config["dataset"].get("root")
-    data = f"dataset={config['dataset']['name']}" + (f" dataset.root={root}" if root else "")
-    command, fold = program(), config["fold"]
+    data = setting("dataset", config["dataset"]["name"]) + (f" {setting('dataset.root', root)}" if root else "")
+    command, fold, trained = program(), config["fold"], setting("checkpoint", short(checkpoint))
     ways = f" way={config['way']}" if config["way"] > 1 else ""
     another = f"{command} train {data} fold={(fold + 1) % folds}{ways} (other novel classes); " if folds > 1 else ""
     print(
         "\nnext:\n"
-        f"  {command} evaluate checkpoint={short(checkpoint)} {data} fold={fold}{ways} shot=5\n"
-        f"  {command} predict checkpoint={short(checkpoint)} support=[picture.jpg:mask.png] query=[other.jpg]\n"
+        f"  {command} evaluate {trained} {data} fold={fold}{ways} shot=5\n"
+        f"  {command} predict {trained} {word('support=[picture.jpg:mask.png]')} query=other.jpg\n"
         f"  {another}{command} train --help (all settings)"
     )

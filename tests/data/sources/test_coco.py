@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from examples import refused
 from sd_aanet.data.sources import run_lengths
-from sd_aanet.data.sources.cache import cache_folder
+from sd_aanet.data.sources.cache import cache_folder, kept
 from sd_aanet.data.sources.coco import CocoAnnotations
 from sd_aanet.data.sources.refusal import collecting
 from sd_aanet.errors import DataError
@@ -499,3 +499,8 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("caches/sd_aanet")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache/sd_aanet"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+    assert cache_folder() is None
+    arrays = {"a": np.arange(3)}
+    assert kept("x", "y", lambda: arrays) is arrays

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.fake_folder import make_folder
+from data.fake_folder import make_folder, make_json
 from data.fake_voc import make_voc, voc_pairs
 from data.fakes import write_mask
 from sd_aanet.data import reading
@@ -155,6 +155,18 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     assert read(Pascal5i(root, "val")) == 20
     assert read(Pascal5i(root, "val")) == 20
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_who_has_no_home_goes_without_a_cache(root: Path, read: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: object) -> None:
+        raise KeyError
+
+    for name in ("SD_AANET_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", none)
+    for _ in range(2):
+        assert read(Pascal5i(root, "val")) == 20
+    assert len(Folder(make_json(root / "own"), "val")) == 12
 
 
 def test_what_cannot_be_indexed_leaves_no_index(root: Path, cache: Path) -> None:

@@ -61,3 +61,10 @@ def test_at_the_width_of_the_paper() -> None:
 )
 def test_sides(bins: tuple[float, ...], grid: tuple[int, int], sides: list[tuple[int, int]]) -> None:
     assert Decoder(4, 0, bins).sides(*grid) == sides
+
+
+def test_by_itself_it_is_the_published_one() -> None:
+    decoder = Decoder(8, 2)
+    assert decoder.sides(60, 48) == [(60, 48), (30, 24), (15, 12), (7, 6)]
+    rates = [module.p for module in decoder.modules() if isinstance(module, torch.nn.Dropout2d)]
+    assert rates == [0.1] * 5  # a classifier a scale, and the last one

@@ -235,6 +235,28 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert summed(loss, terms).item() == pytest.approx(exact.item(), rel=5e-3)
 
 
+@pytest.mark.parametrize("teacher", ["separate", "integral"])
+@pytest.mark.parametrize("variant", ["paper", "published"])
+def test_distillation_keeps_its_bits_in_half_precision(variant: str, teacher: str) -> None:
+    """Of features in bfloat16 it is what it is of the same numbers in float32, and so is its gradient."""
+    p, mask, loss = prediction(shot=3), masks()[0], Distillation(variant, teacher=teacher)
+    assert p.query_features is not None
+    assert p.support_prototypes is not None
+    assert p.reweighting is not None
+    half = p.query_features.detach().bfloat16()
+    values, gradients = [], []
+    for q in (half, half.float()):
+        prototypes = p.support_prototypes.detach().float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=q is half):
+            value = loss(q, prototypes, p.reweighting.detach().float(), mask)
+        value.backward()
+        values.append(value)
+        gradients.append(prototypes.grad)
+    assert values[0].dtype == torch.float32
+    assert values[0].item() == values[1].item() > 0
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -198,6 +198,21 @@ def test_the_head_has_as_many_parameters_as_reported() -> None:
     assert baseline.decoder.merge[0].weight.shape == (256, 513, 1, 1)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.0])
+def test_dropout_is_as_published_times_its_scale(scale: float) -> None:
+    """Half of the projected channels, a tenth of those before each classifier and attention; as counted, too."""
+    network = SDAANet(build_backbone("resnet18"), 64, bins=(1.0, 0.5), dropout=scale)
+    found = {name: module.p for name, module in network.named_modules() if isinstance(module, nn.Dropout2d)}
+    assert len(found) >= 5
+    assert found == {name: (0.5 if name == "dropout" else 0.1) * scale for name in found}
+    network.train()
+    ones, dropped = torch.ones(1, 10_000, 1, 1), []
+    for name in found:
+        torch.manual_seed(0)
+        dropped.append((network.get_submodule(name)(ones) == 0).float().mean().item())
+    assert dropped == pytest.approx(list(found.values()), abs=0.02)
+
+
 @pytest.mark.parametrize(("size", "nearest"), [(32, 33), (40, 41), (36, 33), (473 + 1, 473), (8, 17), (9, 17)])
 def test_a_size_that_is_not_8n_plus_1(size: int, nearest: int) -> None:
     network = SDAANet(build_backbone("resnet18"), channels=4, prior=False)

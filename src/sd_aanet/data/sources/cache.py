@@ -20,11 +20,12 @@ _CHECK = 32
 """Bytes of a checksum, before what is kept."""
 
 
-def cache_folder() -> Path:
-    """$SD_AANET_CACHE, else sd_aanet in the user's cache folder; not made here."""
+def cache_folder() -> Path | None:
+    """$SD_AANET_CACHE, else sd_aanet in the user's cache folder; None where there is no home. Not made here."""
     if own := os.environ.get("SD_AANET_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd_aanet"
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if caches.startswith("~") else Path(caches) / "sd_aanet"
 
 
 def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:
@@ -33,9 +34,12 @@ def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:
     Args:
         name: of the file, without its suffix.
         fingerprint: of all that the arrays depend on; those with another one are made anew, and so are damaged ones.
-        make: makes them. Where the cache cannot be written, the next start makes them again.
+        make: makes them. Where there is no cache, or none that can be written, the next start makes them again.
     """
-    path = cache_folder() / f"{name}.kept"
+    folder = cache_folder()
+    if folder is None:
+        return make()
+    path = folder / f"{name}.kept"
     with suppress(OSError):
         content = path.read_bytes()
         if content[:_CHECK] == _check(fingerprint, content[_CHECK:]):

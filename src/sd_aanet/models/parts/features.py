@@ -55,6 +55,10 @@ class Mapped(FewShotMethod[Maps, Any, Maps, S, T, Any], Generic[S, T]):
         self.normalise = normalise
         backbone.keep(self.features)
 
+    @property
+    def finest(self) -> str:
+        return self.features[0]
+
     def image_features(self, images: Tensor) -> Maps:
         outputs = self.backbone(images, self.features)
         with self.backbone.no_gradient():

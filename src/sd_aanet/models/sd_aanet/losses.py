@@ -73,23 +73,22 @@ class Distillation(nn.Module):
         mask = F.interpolate((query_mask == 1)[:, None].to(wide(q)), q.shape[-2:], mode="nearest")  # (B, 1, h, w)
         p_q = masked_average_pool(q, mask)[:, None]  # (B, 1, C)
         t = self.temperature
-        with torch.autocast(q.device.type, enabled=False):
-            # Logarithms throughout: a share that underflows to 0 has a gradient that is no number.
-            if self.published:
-                teacher = F.log_softmax((p_q + students) / (2 * t), -1)  # (B, K, C)
-            elif self.teacher == "separate":
-                # Pooling is linear in each channel: the pooled reweighted query is the reweighted pooled query.
-                teacher = torch.logaddexp(F.log_softmax(students / t, -1), F.log_softmax(u * p_q / t, -1))  # (B, K, C)
-                teacher = teacher - math.log(2)
-            else:
-                of_supports = F.log_softmax(students / t, -1).logsumexp(1, keepdim=True)  # (B, 1, C)
-                of_query = F.log_softmax(u.mean(1, keepdim=True) * p_q / t, -1)  # (B, 1, C)
-                teacher = torch.logaddexp(of_supports - math.log(students.shape[1]), of_query) - math.log(2)
-            if self.detach_teacher:
-                teacher = teacher.detach()
-            teacher = teacher.expand_as(students)
-            student = F.log_softmax(students / t, -1)  # (B, K, C)
-            divergence = F.kl_div(student, teacher, reduction="none", log_target=True).mean()  # over B, K and C
+        # Logarithms throughout: a share that underflows to 0 has a gradient that is no number.
+        if self.published:
+            teacher = F.log_softmax((p_q + students) / (2 * t), -1)  # (B, K, C)
+        elif self.teacher == "separate":
+            # Pooling is linear in each channel: the pooled reweighted query is the reweighted pooled query.
+            teacher = torch.logaddexp(F.log_softmax(students / t, -1), F.log_softmax(u * p_q / t, -1))  # (B, K, C)
+            teacher = teacher - math.log(2)
+        else:
+            of_supports = F.log_softmax(students / t, -1).logsumexp(1, keepdim=True)  # (B, 1, C)
+            of_query = F.log_softmax(u.mean(1, keepdim=True) * p_q / t, -1)  # (B, 1, C)
+            teacher = torch.logaddexp(of_supports - math.log(students.shape[1]), of_query) - math.log(2)
+        if self.detach_teacher:
+            teacher = teacher.detach()
+        teacher = teacher.expand_as(students)
+        student = F.log_softmax(students / t, -1)  # (B, K, C)
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).mean()  # over B, K and C
         return divergence * t**2 * (PUBLISHED_FACTOR if self.published else 1.0)
 
 

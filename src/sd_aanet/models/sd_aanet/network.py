@@ -23,7 +23,7 @@ from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, pri
 from sd_aanet.models.sd_aanet.losses import TEACHERS, SDAANetLoss
 from sd_aanet.models.sd_aanet.saam import SAAM
 from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
-from sd_aanet.rules import SWITCH, number, numbers, one_of, or_null, whole
+from sd_aanet.rules import SWITCH, number, numbers, one_of, or_null, text, whole
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
         **dict.fromkeys(("sdpm", "saam", "prior", "bounded_attention"), SWITCH),
         "bins": numbers("[1.0,0.5,0.25,0.125]"),
         "dropout": number(1.0, most=2),
+        "init": text("default"),
+        "variant": text("published"),
+        "query_reweighting": or_null(text("mean")),
         **{f"loss.{term}": number(1.0) for term in ("alpha", "beta", "auxiliary")},
         "loss.temperature": or_null(number(1.0, zero=False)),
         "loss.detach_teacher": or_null(SWITCH),
