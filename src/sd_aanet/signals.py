@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -62,7 +62,8 @@ def not_as_exits() -> Iterator[None]:
         if not exits and _State.received is None:
             raise
         for process in multiprocessing.active_children():  # ddp_spawn's, which nobody else would end
-            process.kill()
+            with suppress(AttributeError):  # those that joblib keeps, which end by themselves
+                process.kill()
         raise Stopped(received()) from None
 
 
