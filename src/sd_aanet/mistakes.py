@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_aanet.arguments import setting, word
-from sd_aanet.errors import ConfigError, SDAANetError
+from sd_aanet.errors import ConfigError, SDAANetError, of_machine
 from sd_aanet.settings import TEXTS
 
 LISTS = ("support", "query")
@@ -32,6 +32,11 @@ def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _mistake(error, command, folder) from error
+    except Exception as error:  # what the machine refuses; Hydra would print a line of its own before ours
+        mistake = of_machine(error)
+        if mistake is None:
+            raise
+        raise mistake from error
 
 
 def _mistake(error: Exception, command: str, folder: Path) -> SDAANetError:

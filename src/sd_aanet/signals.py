@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -55,6 +55,7 @@ def raising() -> Iterator[None]:
 @contextmanager
 def not_as_exits() -> Iterator[None]:
     """Raise `Stopped` where Lightning makes a SystemExit of a signal, or a signal is why something else failed."""
+    others = multiprocessing.active_children()
     try:
         yield
     except (SystemExit, Exception) as error:
@@ -62,7 +63,7 @@ def not_as_exits() -> Iterator[None]:
         if not exits and _State.received is None:
             raise
         for process in multiprocessing.active_children():  # ddp_spawn's, which nobody else would end
-            with suppress(AttributeError):  # those that joblib keeps, which end by themselves
+            if process not in others:
                 process.kill()
         raise Stopped(received()) from None
 

@@ -114,8 +114,9 @@ def test_attention_is_stretched_from_its_least_to_its_most(resize: str) -> None:
     maps = {name: torch.from_numpy(random.normal(3, 2, (2, 1, 17, 17))) for name in ("prior", "attention")}
     prediction = Prediction(logits=torch.zeros(2, 2, 17, 17), maps=maps, embedding=None)
     for row in (0, 1):
-        found = preprocess.attention(prediction, row, (34, 51))
-        assert found is not None
+        restored = preprocess.attention(prediction, row, (34, 51))
+        assert restored is not None
+        found = restored.whole()
         assert found.dtype == np.float32
         inner = maps["attention"][row, 0, : 17 if resize == "squash" else 11].float().numpy()
         whole = cv2.resize(inner, (51, 34), interpolation=cv2.INTER_LINEAR)
@@ -123,7 +124,9 @@ def test_attention_is_stretched_from_its_least_to_its_most(resize: str) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-4)
     assert preprocess.attention(Prediction(logits=torch.zeros(2, 2, 9, 9), maps={}, embedding=None), 0, (9, 9)) is None
     flat = Prediction(logits=torch.zeros(1, 2, 9, 9), maps={"prior": torch.ones(1, 1, 3, 3)}, embedding=None)
-    assert not np.asarray(preprocess.attention(flat, 0, (5, 5))).any()
+    restored = Preprocess(9).attention(flat, 0, (5, 5))
+    assert restored is not None
+    assert not restored.whole().any()
 
 
 @pytest.mark.parametrize("name", AUGMENTS)

@@ -77,6 +77,7 @@ def run(config: Config) -> dict[str, float]:
     if config["resume"] is not None:
         resume = Path(config["resume"])
         out = resume if resume.is_dir() else resume.parent.parent
+        _check_resumable(resume, out)
         config = _saved_config(out, config)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
     if not _is_first(config):
@@ -97,7 +98,9 @@ def run(config: Config) -> dict[str, float]:
 
 def _run(config: Config, out: Path, resume: Path | None) -> dict[str, float]:
     """`run` in a folder that is this run's, with settings that count."""
-    last = None if resume is None else _last_checkpoint(resume, out, _is_first(config))
+    last = _state(resume) if resume is not None and _state(resume).is_file() else None
+    if resume is not None and last is None and _is_first(config):
+        _start_afresh(out)
     settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     method, network = build_network(config)
@@ -282,9 +285,9 @@ def _callbacks(config: Config) -> list[Callback]:
     return callbacks
 
 
-def _last_checkpoint(resume: Path, out: Path, first: bool) -> Path | None:
-    """Where a run goes on; None for one that was cut off before: the first process then removes what it left."""
-    path = out / LAST if resume.is_dir() else resume
+def _check_resumable(resume: Path, out: Path) -> None:
+    """Refuse what no training can go on from: no run's folder, or a checkpoint that is not its state."""
+    path = _state(resume)
     if path.is_file():
         checkpoint = safe_load(path)
         if "optimizer_states" not in checkpoint:
@@ -292,14 +295,21 @@ def _last_checkpoint(resume: Path, out: Path, first: bool) -> Path | None:
                 f"checkpoint '{path}' holds no state of a training: give a last.ckpt, or use checkpoint="
             )
         check_finite(tensors(checkpoint), f"checkpoint '{path}'", "start again with a smaller lr")
-        return path
-    if first:
-        print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
-        for name in ("checkpoints", "logs"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for name in (TRAINED, NOT_FINITE):
-            (out / name).unlink(missing_ok=True)
-    return None
+    elif not (out / "config.yaml").is_file():
+        raise CheckpointError(f"resume='{resume}' has no {path}: give the folder of a run that was interrupted")
+
+
+def _state(resume: Path) -> Path:
+    return resume / LAST if resume.is_dir() else resume
+
+
+def _start_afresh(out: Path) -> None:
+    """Remove what a run left that was cut off before its first checkpoint."""
+    print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
+    for name in ("checkpoints", "logs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in (TRAINED, NOT_FINITE):
+        (out / name).unlink(missing_ok=True)
 
 
 def _saved_config(out: Path, given: Config) -> Config:
