@@ -320,7 +320,8 @@ def test_features_that_are_no_names_of_outputs() -> None:
     """Of a method that takes its own choice of them."""
     for model in ("prototype", "probe"):
         settings = (*EVALUATION, "checkpoint=null", f"model={model}")
-        refuse("evaluate", *settings, "model.features=3", words=("model.features=3, expected a name", "or null"))
+        refuse("evaluate", *settings, "model.features=3", words=("model.features=3", "has no such output"))
+        refuse("evaluate", *settings, "model.features={}", words=("model.features={}, expected a text", "or null"))
 
 
 # Data
