@@ -60,13 +60,13 @@ UNKNOWN = [
     (("train", "+optimizer.speed=1"), ("no setting speed",)),
     (("train", "+dataset.source.speed=1"), ("'dataset.source.speed' is unknown",)),
     (("train", "+model.loss.speed=1"), ("no setting loss.speed",)),
-    (("predict", "checkpoint=a", "support=[a:b]", f"query={'q' * 400}"), ("too long for a path",)),
+    (("predict", "checkpoint=a", "support=[a:b]", f"query={'q' * 400}"), ("file name too long",)),
     (("predict", "checkpoint=a", "support=[a:b]", "query=[]"), ("query=[]", "a text or a list of texts")),
     (
         ("predict", "checkpoint=a", "support=[{image: a}]", "query=b"),
         ("support=", "{image: img1.jpg, mask: mask1.png}"),
     ),
-    (("check", "dataset=folder", f"dataset.root={'r' * 400}"), ("too long for a path",)),
+    (("check", "dataset=folder", f"dataset.root={'r' * 400}"), ("file name too long",)),
     (("evaluate", "checkpoint=null", "episodes=99999999999999999999"), ("at most 1000000",)),
     (("parity",), ("folder", "parity --help")),
     (("import-published", "a.pth"), ("--out", "import-published --help")),
@@ -320,7 +320,8 @@ def test_features_that_are_no_names_of_outputs() -> None:
     """Of a method that takes its own choice of them."""
     for model in ("prototype", "probe"):
         settings = (*EVALUATION, "checkpoint=null", f"model={model}")
-        refuse("evaluate", *settings, "model.features=3", words=("model.features=3, expected a name", "or null"))
+        refuse("evaluate", *settings, "model.features=3", words=("model.features=3", "has no such output"))
+        refuse("evaluate", *settings, "model.features={}", words=("model.features={}, expected a text", "or null"))
 
 
 # Data

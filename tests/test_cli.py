@@ -213,7 +213,7 @@ def test_every_setting_of_a_path_keeps_its_spelling() -> None:
             refused(run("evaluate", *SMALL, "checkpoint=null", f"{setting}={name}"), name, "does not exist")
         refused(run("train", *TINY, f"resume={name}"), f"'{name}'")
         refused(run("check", "dataset=folder", f"dataset.root={name}"), name, "is not a folder")
-        refused(run("predict", "checkpoint=x", f"query=[a,{name}]", f"support=[{name}:m]"), name, "does not exist")
+        refused(run("predict", "checkpoint=x", f"query=[{name}]", f"support=[{name}:m]"), name, "does not exist")
 
 
 def test_names_of_sweeps_keep_their_spelling() -> None:

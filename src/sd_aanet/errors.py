@@ -51,13 +51,15 @@ class TrainingError(SDAANetError):
 _FULL = "make room, or choose another place (out=, cache_dir=)"
 _CLOSED = "give this user the right to, or choose another place (out=, cache_dir=)"
 _FIXES = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
+_FIXES |= {errno.ENAMETOOLONG: "check the path"}
 
 
 def of_machine(error: Exception) -> SDAANetError | None:
     """What the machine refused, as a line of ours; None where the error is another one."""
     line = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _FIXES:
-        place = f"'{error.filename}'" if error.filename else "a file"
+        name = str(error.filename or "")
+        place = f"'{name[:80]}...'" if len(name) > 255 else f"'{name}'" if name else "a file"
         return SDAANetError(f"{place}: {(error.strerror or line).lower()}; {_FIXES[error.errno]}")
     if isinstance(error, RuntimeError) and line.startswith("DataLoader worker"):  # torch's only way to say so
         return SDAANetError(f"{line.partition('. ')[0]}, perhaps since memory ran out: set workers=0, or fewer of them")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sd_aanet.arguments import setting, word
-from sd_aanet.errors import ConfigError, DataError, SDAANetError
+from sd_aanet.errors import ConfigError, SDAANetError, of_machine
 from sd_aanet.settings import TEXTS
 
 LISTS = ("support", "query")
@@ -33,16 +32,11 @@ def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _mistake(error, command, folder) from error
-    except RuntimeError as error:  # torch's, at whichever line the process is when a signal tells it
-        if "DataLoader worker" not in str(error):
+    except Exception as error:  # what the machine refuses; Hydra would print a line of its own before ours
+        mistake = of_machine(error)
+        if mistake is None:
             raise
-        raise DataError(
-            "a process that loads data was killed: there may be too little memory, set fewer workers, or workers=0"
-        ) from error
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise ConfigError(f"'{str(error.filename)[:40]}...' is too long for a path: check it") from error
+        raise mistake from error
 
 
 def _mistake(error: Exception, command: str, folder: Path) -> SDAANetError:

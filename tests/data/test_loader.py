@@ -2,17 +2,14 @@
 
 import logging
 import multiprocessing.synchronize
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from commands import refused, run_process
 from sd_aanet.data import loader
 from sd_aanet.data.loader import Loader
 from sd_aanet.data.reading import read_all
@@ -100,23 +97,3 @@ def test_64_megabytes_of_shared_memory_hang_nothing() -> None:
     assert small.returncode == 0, small.stderr
     assert small.stderr.count("shm-size") == 1
     assert small.stdout == in_a_container(4096).stdout
-
-
-KILLED = """
-import os, signal, sys
-from sd_aanet.cli import main
-from sd_aanet.data.episodes import EpisodeDataset
-EpisodeDataset.__getitem__ = lambda self, index: os.kill(os.getpid(), signal.SIGKILL)
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers that fork are killed by a changed function")
-def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "killed.py").write_text(KILLED)
-    small = ("strategy=cpu", "dataset.source.images=100", "min_object_pixels=10", "steps=2", "val_every=1", "size=33")
-    done = run_process(
-        *("train", *small, "workers=1", f"out={tmp_path / 'run'}"), module="killed",
-        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-    )  # fmt: skip
-    refused(done, "a process that loads data was killed", "workers=0")
