@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -37,7 +38,9 @@ class Running:
     def done(self) -> Done:
         """Wait for its end."""
         self.process.join(PATIENCE)
-        assert self.process.exitcode is not None, self.err.read_text()
+        if self.process.exitcode is None:
+            self.signal(signal.SIGKILL, group=True)
+            raise TimeoutError(self.out.read_text() + self.err.read_text())
         return Done(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
@@ -81,6 +84,8 @@ def _command(
     finally:
         if after is not None:
             after()
+        if "joblib.externals.loky" in sys.modules:  # whose idle processes only the end of an interpreter ends
+            sys.modules["joblib.externals.loky"].get_reusable_executor().shutdown()
 
 
 # What `prepare` may be
