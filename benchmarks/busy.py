@@ -78,9 +78,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, of which the fastest counts")
     parser.add_argument("--nice", type=int, default=0, help="of the other work; 19 is the lowest priority")
     given = parser.parse_args()
-    print(
-        f"{cores()} cores, load {os.getloadavg()[0]:.1f} before it started\n\n{'':28}alone    beside   ratio to the fastest alone"
-    )
+    print(f"{cores()} cores, load {os.getloadavg()[0]:.1f} before it started")
+    print(f"\n{'':28}alone    beside   ratio to the fastest alone")
     for what in ("evaluation", "training"):
         alone: dict[str, list[float]] = {way: [] for way in WAYS}
         beside: dict[str, list[float]] = {way: [] for way in WAYS}
