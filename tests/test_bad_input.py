@@ -39,6 +39,7 @@ UNKNOWN = [
     (("train", "strategy=tpu"), ("strategy=tpu is unknown", "ddp_spawn")),
     (("train", "--steps=3"), ("'--steps=3'", "KEY=VALUE")),
     (("train", "steps"), ("'steps' cannot be read", "KEY=VALUE")),
+    (("train", "out=a (b, c)"), ("cannot be read", """'out="a (b, c)"'""")),
     (("train", "fold=0,1"), ("fold has several values", "-m")),
     (("train", "+fold=1"), ("fold",)),
     (("train", "model=null"), ("model=null is unknown", "sd_aanet_multi")),

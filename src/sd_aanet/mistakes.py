@@ -65,9 +65,11 @@ def _mistake(error: Exception, command: str, folder: Path) -> SDAANetError:
             ways.append(f"{setting(key, values)} for one text with a comma in it")
         return ConfigError(f"{key} has several values: {', or '.join(ways)}")
     if isinstance(error, OverrideParseException):
+        key, equals, value = error.override.partition("=")
+        example = setting(key, value) if equals and key in TEXTS else setting("out", "a,b")
         return ConfigError(
             f"'{error.override}' cannot be read: write KEY=VALUE, and a value with special characters in quotes of its "
-            "own, as in 'out=\"a=b\"'"
+            f"own, as in {example}"
         )
     return ConfigError(f"{line}: see sd-aanet {command} --help")
 
