@@ -58,7 +58,7 @@ UNKNOWN = [
     (("train", "backbone=null"), ("backbone=null is unknown", "resnet18")),
     (("train", "experiment=null"), ("experiment=null is unknown", "leave it out")),
     (("train", "~val_every"), ("'~val_every' takes a setting away", "val_every=")),
-    (("train", "+optimizer.speed=1"), ("no setting speed",)),
+    (("train", "+optimizer.speed=1"), ("'optimizer.speed' is unknown",)),
     (("train", "+dataset.source.speed=1"), ("'dataset.source.speed' is unknown",)),
     (("train", "+model.loss.speed=1"), ("no setting loss.speed",)),
     (("predict", "checkpoint=a", "support=[a:b]", f"query={'q' * 400}"), ("file name too long",)),

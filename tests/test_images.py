@@ -19,13 +19,12 @@ from sd_aanet.images import (
     Array8,
     check_image,
     check_same_size,
-    foreground_of,
     image_size,
     read_image,
     read_label,
     read_mask,
-    read_support,
 )
+from sd_aanet.supports import foreground_of, read_support
 
 ORIENTATION = 0x0112
 

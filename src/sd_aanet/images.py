@@ -7,26 +7,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError, DataError, SDAANetError
 
 Array8 = NDArray[np.uint8]
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """A file, a Pillow image, or an array: uint8 (H, W, 3) RGB or (H, W) grey."""
 Mask = str | os.PathLike[str] | Image.Image | NDArray[np.integer] | NDArray[np.bool_]
-"""A file, a Pillow image, or an array (H, W) of class indices or booleans; see `foreground_of`."""
+"""A file, a Pillow image, or an array (H, W) of class indices or booleans; see `supports.foreground_of`."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder."""
 _FIRST_ON_ITS_SIDE = 5
 """Of EXIF's orientations; from it on they lay the image on its side."""
 _DARK = 127
-_SHOWN = 8
 _BYTES, _WORDS = ("1", "L", "P"), ("I;16", "I;16B", "I")
 """Modes of masks of class indices, of up to 8 bits and of more."""
 _DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}
@@ -35,9 +32,6 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "JPEG200
 """Of files, whatever their names: of Pillow's others, some start a program, and few have been attacked so often."""
 _STRIP = 2**22
 """Pixels that are converted at once."""
-_STEPS, _FLAT = 8, 0.25
-"""Values between 0 and 255 from which on a mask without 255 may be soft, and the share of such pixels that have their
-own value all around: of soft edges, JPEG's noise and photographs under 0.15, of regions of classes over 0.5."""
 _MIDDLE, _UNCLEAR = (64, 191), 0.2
 """Neither dark nor light, and the share of such pixels from which on nothing was painted light on dark."""
 MAX_PIXELS = "SD_AANET_MAX_PIXELS"
@@ -103,6 +97,28 @@ def read_label(path: str | Path, upright: bool = False) -> Array8:
         return np.array(_turned(_indices(file, called, _BYTES), upright), dtype=np.uint8)
 
 
+def read_values(mask: Mask, name: str = "the mask") -> NDArray[np.integer] | NDArray[np.bool_]:
+    """The values of a user's mask, (H, W), upright.
+
+    Args:
+        mask: a file, a Pillow image or an array.
+        name: what errors call it.
+
+    Raises:
+        DataError: as `read_label`, but for 16 bits; or the array is not of integers or booleans (H, W), or empty.
+    """
+    if isinstance(mask, np.ndarray):
+        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+            raise DataError(f"{name} is an array {mask.dtype} {mask.shape}: expected integers or booleans (H, W)")
+        _check_not_empty(mask.shape, name)
+        return mask
+    with _opened(mask, "mask", name) as (file, _):
+        if file.mode == "LA":  # a painting program's grey layer: what is transparent was not painted
+            grey, alpha = np.moveaxis(np.array(_turned(file)), -1, 0)
+            return np.where(alpha >= 128, grey, np.uint8(0))
+        return np.array(_turned(_indices(file, name, _BYTES + _WORDS)))
+
+
 def read_mask(path: str | Path) -> Array8:
     """A mask of one object, painted light on dark or as 0 and 1, in grey or in colours: uint8 (H, W) of 0 and 1.
 
@@ -146,117 +162,11 @@ def check_same_size(
     if image_size != mask_size:
         turned = " as a viewer shows it (EXIF)" if image_size == mask_size[::-1] else ""
         raise DataError(
-            f"{_called(mask, 'mask', f'the mask of {name}')} is {mask_size[1]}x{mask_size[0]} but "
-            f"{_called(image, 'its image', f'the image of {name}')} is {image_size[1]}x{image_size[0]}, expected the "
+            f"{called_by(mask, 'mask', f'the mask of {name}')} is {mask_size[1]}x{mask_size[0]} but "
+            f"{called_by(image, 'its image', f'the image of {name}')} is {image_size[1]}x{image_size[0]}, expected the "
             f"same width and height: export the mask again at the image's size{turned}",
             defect="size",
         )
-
-
-def read_support(
-    image: Picture, mask: Mask, class_id: int | None = None, name: str = "support"
-) -> tuple[Array8, Array8]:
-    """An example as the network will understand it, upright.
-
-    Returns:
-        The image, uint8 (H, W, 3), and its mask, uint8 (H, W): 1 = the object, 0 = anything else, 255 = ignore.
-
-    Raises:
-        DataError: as `FewShotSegmenter.remember`.
-    """
-    pixels = read_image(image, f"the image of {name}")
-    called = _called(mask, "mask", f"the mask of {name}")
-    values = _values(mask, called)
-    check_same_size(image, pixels.shape[:2], mask, values.shape, name)
-    return pixels, foreground_of(values, class_id, called)
-
-
-def foreground_of(
-    values: NDArray[np.integer] | NDArray[np.bool_], class_id: int | None = None, name: str = "the mask"
-) -> Array8:
-    """What a mask means: which of its values is the object.
-
-    With `class_id`: that value is the object, and 255 is ignored unless it is the class. Without: True is; or 1 is,
-    beside 0 and 255 (ignored); or 255 is where there is nothing but 0 beside it, as painting programs write it; or
-    the only value beside 0 and 255 is.
-
-    Args:
-        values: (H, W) integers or booleans.
-        class_id: the object's value, from 1.
-        name: what errors call the mask.
-
-    Returns:
-        uint8 (H, W): 1 = the object, 0 = anything else, 255 = ignore.
-
-    Raises:
-        DataError: no foreground, or several values and no `class_id` to choose among them.
-        ConfigError: `class_id` is under 1.
-    """
-    whole = isinstance(class_id, int | np.integer) and not isinstance(class_id, bool)
-    if class_id is not None and not (whole and class_id >= 1):
-        raise ConfigError(
-            f"class_id={class_id!r}, expected a whole number, the object's value in the masks, from 1 on (0 is the "
-            "background), or none"
-        )
-    values = values.astype(np.uint8) if values.dtype == np.bool_ else values
-    present = _present(values)
-    candidates = [value for value in present if value not in (0, IGNORE)]
-    if _is_soft(values, present):
-        raise DataError(
-            f"{name} has soft edges or noise ({len(candidates)} values beside 0 and {IGNORE}), as painting, scaling "
-            "and JPEG leave them, expected one value a class: save it as PNG with hard edges, no smoothing, no JPEG",
-            defect="values",
-        )
-    if class_id is not None:
-        chosen = int(class_id)
-    elif len(candidates) > 1:
-        raise DataError(
-            f"{name} holds {len(candidates)} classes ({_listed(candidates)}), expected one: choose it with class_id=..."
-        )
-    else:
-        chosen = candidates[0] if candidates else IGNORE
-    if chosen not in present or present == [IGNORE]:
-        wanted = "" if class_id is None else f" of class_id={class_id}"
-        raise DataError(
-            f"{name} shows no foreground{wanted}, only {_listed(present)}: mark the object in it, or leave it out"
-        )
-    meaning = np.zeros(values.shape, np.uint8)
-    meaning[values == IGNORE] = IGNORE
-    meaning[values == chosen] = 1
-    return meaning
-
-
-def _present(values: NDArray[Any]) -> list[int]:
-    """The values of a mask, sorted; of a part of a large one at a time, as to sort takes memory."""
-    rows = max(1, _STRIP // max(1, values.shape[1]))
-    parts = (np.unique(values[top : top + rows]).tolist() for top in range(0, len(values), rows))
-    return sorted({value for part in parts for value in part})
-
-
-def _is_soft(values: NDArray[Any], present: Sequence[int]) -> bool:
-    """Whether the values between background and object are no classes, but edges or noise: nowhere flat."""
-    between = {*present} - {0, IGNORE, np.iinfo(np.uint16).max}
-    if between <= {1} or (len(between) < _STEPS and IGNORE not in present):
-        return False
-    inside = (values != 0) & (values != IGNORE)
-    count, padded = np.count_nonzero(inside), np.pad(values, 1, mode="edge")
-    for neighbour in (padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]):
-        inside &= neighbour == values
-    return bool(np.count_nonzero(inside) < _FLAT * count)
-
-
-def _values(mask: Mask, name: str) -> NDArray[np.integer] | NDArray[np.bool_]:
-    """The values of a user's mask, (H, W), upright."""
-    if isinstance(mask, np.ndarray):
-        if mask.ndim != 2 or mask.dtype.kind not in "biu":
-            raise DataError(f"{name} is an array {mask.dtype} {mask.shape}: expected integers or booleans (H, W)")
-        _check_not_empty(mask.shape, name)
-        return mask
-    with _opened(mask, "mask", name) as (file, _):
-        if file.mode == "LA":  # a painting program's grey layer: what is transparent was not painted
-            grey, alpha = np.moveaxis(np.array(_turned(file)), -1, 0)
-            return np.where(alpha >= 128, grey, np.uint8(0))
-        return np.array(_turned(_indices(file, name, _BYTES + _WORDS)))
 
 
 def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:
@@ -313,7 +223,7 @@ def _opened(
     source: str | os.PathLike[str] | Image.Image, what: str, otherwise: str = ""
 ) -> Iterator[tuple[Image.Image, str]]:
     """An image and what errors call it; what goes wrong while it is decoded becomes one line."""
-    name, bound = _called(source, what, otherwise), most_pixels()
+    name, bound = called_by(source, what, otherwise), most_pixels()
     try:
         if isinstance(source, Image.Image):
             yield source, name
@@ -344,10 +254,6 @@ def _opened(
         ) from error
 
 
-def _called(source: object, what: str, otherwise: str) -> str:
+def called_by(source: object, what: str, otherwise: str) -> str:
+    """What errors call it: a file by its path."""
     return f"{what} {os.fspath(source)}" if isinstance(source, str | os.PathLike) else otherwise
-
-
-def _listed(values: list[int]) -> str:
-    more = f", ... {values[-1]}" if len(values) > _SHOWN else ""
-    return ", ".join(map(str, values[:_SHOWN])) + more

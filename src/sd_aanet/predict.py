@@ -15,12 +15,13 @@ from sd_aanet.arguments import word
 from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import written_whole
-from sd_aanet.images import SUFFIXES, Array8, check_image, read_image, read_support
+from sd_aanet.images import SUFFIXES, Array8, check_image, read_image
 from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
 from sd_aanet.rules import at_home, check
 from sd_aanet.segmenter import FewShotSegmenter, Segmentation
 from sd_aanet.settings import RULES
+from sd_aanet.supports import read_support
 
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
 SUPPORTS = "supports.png"

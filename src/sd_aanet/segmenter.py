@@ -19,11 +19,12 @@ from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess, Restored
 from sd_aanet.episode import Prediction
 from sd_aanet.errors import ConfigError, DataError, PredictionError
-from sd_aanet.images import Array8, Mask, Picture, read_image, read_support
+from sd_aanet.images import Array8, Mask, Picture, read_image
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
 from sd_aanet.rules import check, whole
+from sd_aanet.supports import read_support
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ PAIRS = "[img1.jpg:mask1.png]"
 SUPPORT = Rule(
     f"pairs of a picture and its mask, {PAIRS} or [{{image: img1.jpg, mask: mask1.png}}]", _support, PAIRS, text=True
 )
-PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed", "64-true")
+PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed")
 """Lightning's names, and "tf32": float32 whose products a GPU rounds."""
 
 SETTINGS = (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sd_aanet.errors import ConfigError
 from sd_aanet.rules import Rule, check, number, one_of
 
 
@@ -24,19 +23,6 @@ RULES = {
     "betas": Rule("two numbers from 0 to below 1", _betas, "[0.9,0.999]"),
     "power": number(0.9),
 }
-
-
-def check_optimizer(settings: Mapping[str, Any]) -> None:
-    """Refuse settings of an optimizer that cannot be, or that none has.
-
-    Raises:
-        ConfigError: the first of them.
-    """
-    check(settings, RULES, "optimizer.")
-    if unknown := ", ".join(settings.keys() - RULES.keys() - {"lr"}):
-        raise ConfigError(
-            f"optimizers have no setting {unknown}: leave it out, or choose one of lr, {', '.join(RULES)}"
-        )
 
 
 def build_optimizer(

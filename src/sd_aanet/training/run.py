@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from sd_aanet.arguments import program, setting, word
 from sd_aanet.backbones.base import Backbone
-from sd_aanet.backbones.weights import check_finite, safe_load, tensors
+from sd_aanet.backbones.weights import safe_load
 from sd_aanet.building import build_network, sizes
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
@@ -30,7 +29,7 @@ from sd_aanet.files import claimed, results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
 from sd_aanet.rules import check
-from sd_aanet.settings import RULES, data_settings, flat, named, read_settings
+from sd_aanet.settings import data_settings, named
 from sd_aanet.signals import not_as_exits
 from sd_aanet.trainer import (
     Progress,
@@ -46,17 +45,12 @@ from sd_aanet.training.callbacks import StepSeeds
 from sd_aanet.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
-from sd_aanet.training.optimizers import check_optimizer
+from sd_aanet.training.optimizers import RULES as OPTIMIZER_RULES
 from sd_aanet.training.plots import draw_curves
+from sd_aanet.training.resuming import LAST, NOT_FINITE, check_resumable, saved_config, start_afresh, state_of
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-LAST = Path("checkpoints", "last.ckpt")
-"""In a run's folder: from where it goes on."""
-NEEDED = ("backbone.weights", "backbone.trainable", "backbone.norm", "optimizer.name")
-"""What a training needs of settings that are checked by their owners."""
-NOT_FINITE = "not_finite.json"
-"""In a run's folder: the episodes of the batch whose loss was no number."""
 
 
 def run(config: Config) -> dict[str, float]:
@@ -77,8 +71,8 @@ def run(config: Config) -> dict[str, float]:
     if config["resume"] is not None:
         resume = Path(config["resume"])
         out = resume if resume.is_dir() else resume.parent.parent
-        _check_resumable(resume, out)
-        config = _saved_config(out, config)
+        check_resumable(resume, out)
+        config = saved_config(out, config)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
     if not _is_first(config):
         return _run(config, out, resume)
@@ -98,9 +92,9 @@ def run(config: Config) -> dict[str, float]:
 
 def _run(config: Config, out: Path, resume: Path | None) -> dict[str, float]:
     """`run` in a folder that is this run's, with settings that count."""
-    last = _state(resume) if resume is not None and _state(resume).is_file() else None
+    last = state_of(resume) if resume is not None and state_of(resume).is_file() else None
     if resume is not None and last is None and _is_first(config):
-        _start_afresh(out)
+        start_afresh(out)
     settings = trainer_settings(config["strategy"], config["precision"], config["num_nodes"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     method, network = build_network(config)
@@ -237,7 +231,7 @@ def _module(
             f"model={network['method']}, or choose another model"
         )
     method.check_batch(config["batch_size"])
-    check_optimizer(config["optimizer"])
+    check(config["optimizer"], OPTIMIZER_RULES, "optimizer.", {*OPTIMIZER_RULES, "lr"})
     caches = config["features"] == "cache"
     if caches and config["augment"] not in ("none", "flip"):
         raise ConfigError(
@@ -283,47 +277,6 @@ def _callbacks(config: Config) -> list[Callback]:
             raise ConfigError("early_stopping needs a validation: set select_on=base or early_stopping=null")
         callbacks.append(EarlyStopping("val/miou", patience=config["early_stopping"], mode="max"))
     return callbacks
-
-
-def _check_resumable(resume: Path, out: Path) -> None:
-    """Refuse what no training can go on from: no run's folder, or a checkpoint that is not its state."""
-    path = _state(resume)
-    if path.is_file():
-        checkpoint = safe_load(path)
-        if "optimizer_states" not in checkpoint:
-            raise CheckpointError(
-                f"checkpoint '{path}' holds no state of a training: give a last.ckpt, or use checkpoint="
-            )
-        check_finite(tensors(checkpoint), f"checkpoint '{path}'", "start again with a smaller lr")
-    elif not (out / "config.yaml").is_file():
-        raise CheckpointError(f"resume='{resume}' has no {path}: give the folder of a run that was interrupted")
-
-
-def _state(resume: Path) -> Path:
-    return resume / LAST if resume.is_dir() else resume
-
-
-def _start_afresh(out: Path) -> None:
-    """Remove what a run left that was cut off before its first checkpoint."""
-    print(f"{out.name} was cut off before its first checkpoint: it starts afresh")
-    for name in ("checkpoints", "logs"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in (TRAINED, NOT_FINITE):
-        (out / name).unlink(missing_ok=True)
-
-
-def _saved_config(out: Path, given: Config) -> Config:
-    """The settings of a run, all that a training needs, as `given` has them."""
-    path = out / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"resume='{given['resume']}' has no {path}: give the folder of a run that was interrupted")
-    saved = read_settings(path)
-    needed = (*given, *NEEDED, *(key for key, _ in flat(given) if key in RULES))
-    there = {*saved, *(key for key, _ in flat(saved))}
-    if missing := [key for key in needed if key not in there]:
-        raise ConfigError(f"'{path}' lacks the setting {missing[0]}: give the folder that a training made")
-    check(saved, RULES)
-    return saved
 
 
 def _evaluate(

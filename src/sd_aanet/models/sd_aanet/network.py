@@ -148,8 +148,6 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
         self.saam = SAAM(channels, 0.1 * dropout, bounded_attention) if saam else None
         guides = self.ways * (int(prior) + int(saam))
         self.decoder = Decoder(channels, guides, tuple(bins), 0.1 * dropout, self.ways + 1)
-        if unknown := ", ".join(name for name in loss or {} if f"loss.{name}" not in self.rules):
-            raise ConfigError(f"method {self.name} has no setting loss.{unknown}: leave it out")
         self.loss = SDAANetLoss(variant=variant, **(loss or {}))
         self.loss_weights = self.loss.weights
         # SAAM's first pool is a single cell: its batch norm needs two of them.
