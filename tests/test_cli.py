@@ -257,3 +257,7 @@ def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(monkeypatch: py
             monkeypatch.setenv("OMP_WAIT_POLICY", policy)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == (policy or "PASSIVE")
+    code = code.replace("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "5000", "for long enough that a short wait is no sleep"
