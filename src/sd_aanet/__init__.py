@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sd_aanet.segmenter import FewShotSegmenter, Segmentation
 
-# Read by OpenMP when torch is loaded: threads that wait soon sleep. Those that spin for long take the cores from whatever
-# else runs there, and from the thread that they wait for (benchmarks/busy.py); those that sleep at once take a third
-# longer on an idle machine, for most waits end within microseconds.
+# Read by OpenMP when torch is loaded: threads that wait soon sleep. Those that spin for long take the cores from
+# whatever else runs there, and from the thread that they wait for (benchmarks/busy.py); those that sleep at once make
+# a training on an idle machine a third longer, for most waits end within microseconds.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
