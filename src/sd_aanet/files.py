@@ -20,6 +20,8 @@ _PARTIAL = re.compile(r"\.(.+)\.(\d+)(\.[^.]+)?")
 """A name that `written_whole` gives: of the file, the process and the file's suffix."""
 _new_files: list[list[Path]] = []
 """For each `results_in` that is open, what was written and had not been there."""
+_folders: list[Path] = []
+"""Those that `new_folder` made, for `remove_unused`."""
 
 
 def short(path: Path) -> str:
@@ -48,8 +50,15 @@ def new_folder(name: str) -> str:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):  # the last one in /proc
                 break  # which does no harm where results go elsewhere
             raise
+        _folders.append(path)
         return str(path)
     return "."
+
+
+def remove_unused() -> None:
+    """Remove what `new_folder` made and nobody wrote into."""
+    while _folders:
+        remove_empty(_folders.pop().absolute())
 
 
 def remove_empty(folder: Path) -> None:
