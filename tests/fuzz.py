@@ -36,18 +36,13 @@ MEMORY, ADDRESSES = 2 * GIGABYTE, 6 * GIGABYTE
 """That an input may take, and that it may ask for, beside what a process has from the start."""
 SHOWN = 25
 """Lines of a traceback."""
-MODULES = ("pictures", "datasets", "checkpoints", "results", "commands_drawn")
+VALID = "valid"
+"""The folder of what is damaged in copies."""
+MODULES = ("pictures", "datasets", "checkpoints", "results", "command_lines")
 HARMLESS = ("/dev/null", "/dev/shm/", "/proc/self/", "/dev/tty")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CHANGES = {
-    "os.mkdir": 1,
-    "os.rename": 2,
-    "os.remove": 1,
-    "os.rmdir": 1,
-    "os.truncate": 1,
-    "os.chmod": 1,
-    "shutil.rmtree": 1,
-}
+CHANGES = dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree"), 1)
+CHANGES["os.rename"] = 2
 """Events of Python's that change a file: how many of their first arguments are its name."""
 BY_FOLDER = ("os.mkdir", "os.remove", "os.rmdir")
 """Events of which the last argument is an open folder's number, or -1."""
@@ -80,10 +75,15 @@ class End:
 
 
 class Watch:
-    """Notes what is written outside of a folder, and what starts a program, loads a class or calls a network."""
+    """Notes what is written outside of a folder, and what starts a program, loads a class or calls a network.
+
+    Args:
+        folder: in which all may be written but `VALID`.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.allowed = (f"{folder.resolve()}{os.sep}", *HARMLESS)
+        self.allowed = (f"{folder}{os.sep}", *HARMLESS)
+        self.valid = f"{folder / VALID}{os.sep}"
         self.noted: list[str] = []
         self.looks = False
         sys.addaudithook(self)
@@ -114,7 +114,7 @@ class Watch:
                 with contextlib.suppress(OSError, ValueError):
                     folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
                     whole = os.path.join(os.path.realpath(folder), name)
-                    if not whole.startswith(self.allowed):
+                    if not whole.startswith(self.allowed) or whole.startswith(self.valid):
                         self.noted.append(f"{event} of {whole}")
 
 
@@ -205,7 +205,7 @@ def _work(
         kind, chance = kind_of(number, seed, shares)
         os.ftruncate(out, 0)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        end = one(table[kind][1], chance, folder / "valid", folder / f"{name}-{number}", watch)
+        end = one(table[kind][1], chance, folder / VALID, folder / f"{name}-{number}", watch)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(end)
 
@@ -249,10 +249,12 @@ def ends(
 
 def prepare(folder: Path, table: dict[str, tuple[int, Kind]]) -> list[str]:
     """Make the valid things, and read each kind whole: it has to be taken, and all modules are loaded then."""
-    valid = folder / "valid"
+    valid = folder / VALID
     valid.mkdir()
     for name in MODULES:
-        importlib.import_module(f"fuzzing.{name}").make(valid)
+        module = importlib.import_module(f"fuzzing.{name}")
+        if hasattr(module, "make"):
+            module.make(valid)
     wrong = []
     for number, (kind, (_, call)) in enumerate(table.items()):
         end = one(call, random.Random(0), valid, folder / f"whole-{number}")
@@ -302,13 +304,13 @@ def main() -> int:
         drawn = {number: kind_of(number, given.seed, shares)[0] for number in numbers}
         numbers = [number for number in numbers if given.kind in drawn[number]]
         found: dict[str, list[End]] = defaultdict(list)
-        before = _state(folder / "valid")
+        before = _state(folder / VALID)
         begun = time.monotonic()
         for number, end in ends(numbers, given.seed, given.jobs, folder, table):
             found[drawn[number]].append(end)
             if end.wrong:
                 print(f"\n{drawn[number]}: --seed {given.seed} --only {number}\n{end.wrong}", flush=True)
-        assert _state(folder / "valid") == before, "an input changed the valid things: what followed counts for nothing"
+        assert _state(folder / VALID) == before, "an input changed the valid things: what followed counts for nothing"
     wrong_ends = sum(bool(end.wrong) for of_kind in found.values() for end in of_kind)
     print(f"\n{'what':<34}{'inputs':>8}{'refused':>9}{'taken':>8}{'wrong':>7}{'slowest':>9}{'all':>8}")
     for kind, some in {kind: found[kind] for kind in table if kind in found}.items():

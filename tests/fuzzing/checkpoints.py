@@ -56,10 +56,6 @@ TYPES = (
 )
 
 
-def make(valid: Path) -> None:
-    """Nothing: small files are made when they are needed."""
-
-
 @cache
 def _state() -> dict[str, Tensor]:
     """Of the network, each tensor one number spread out, which takes no room in a file."""

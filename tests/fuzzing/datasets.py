@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from commands import run
 from data.fake_coco import annotation, lengths, make_coco, packed, rectangle
 from data.fake_folder import HEIGHT, WIDTH, make_folder, make_json
 from data.fake_fss import make_fss
@@ -109,7 +110,7 @@ def _damaged(name: str, *patterns: str) -> Callable[[Input], None]:
 
 def annotations(input: Input) -> None:
     """COCO's format with odd nodes, over pictures that are in order."""
-    root = input.files(input.valid / "json", ("nothing",))
+    root = input.copy(input.valid / "json")
     content = json.loads((root / "annotations.json").read_text())
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[10:40, 10:50] = 1
@@ -190,7 +191,7 @@ def lists(input: Input) -> None:
             *(("voc", "ImageSets/Segmentation/val.txt"), ("fss", "train.txt"), ("fss", "val.txt"), ("json", "val.txt")),
         )
     )
-    root = input.files(input.valid / name, ("nothing",))
+    root = input.copy(input.valid / name)
     content = (root / path).read_text()
     (root / path).unlink()
     if path.endswith(".yaml") and input.often(0.7):
@@ -308,8 +309,6 @@ def prepared(input: Input) -> None:
 
 def _prepare(input: Input, *words: object) -> None:
     """What was made before a mistake stays there, for the next call to go on from."""
-    from commands import run
-
     done = run("prepare", *words, "--out", "out")
     assert done.code in (0, 2), done
     if done.code:

@@ -254,13 +254,16 @@ class Input:
             folder: is copied, by links.
             names: patterns of the files that may be damaged, each as likely as another.
         """
-        own = Path(folder.name)
-        shutil.copytree(folder, own, copy_function=_link)
+        own = self.copy(folder)
         for _ in range(0 if self.whole else self.chance.choice((1, 1, 2))):
             some = [path for path in sorted(own.rglob(self.chance.choice(names))) if path.is_file()]
             if some:
                 self._damage(self.chance.choice(some), some)
         return own
+
+    def copy(self, folder: Path) -> Path:
+        """A folder of valid things in the working folder, by links: files are to be replaced, not written."""
+        return Path(shutil.copytree(folder, folder.name, copy_function=_link))
 
     def _damage(self, path: Path, others: Sequence[Path]) -> None:
         content, kind = path.read_bytes(), self.chance.randrange(12)

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,8 @@ def _odd_array(input: Input, old: np.ndarray) -> Any:
 
 def read(input: Input) -> None:
     """Results with odd content, as a report reads and tells them, now and then by the whole command; and compared."""
-    shutil.copytree(input.valid / "one", "one")
-    shutil.copytree(input.valid / "two", "two")
+    for name in ("one", "two"):
+        input.copy(input.valid / name)
     _damaged(input, Path("one"))
 
     def told() -> None:
@@ -113,7 +112,7 @@ def read(input: Input) -> None:
         read_failures(Path("one"))
         for run in runs:
             _ = run.recipe, run.episodes, run.prototypes, run.curves
-        made = build_table(*_both(build_rows(runs)))
+        made = build_table(*build_rows(runs))
         for writer in WRITERS.values():
             writer(made)
 
@@ -129,14 +128,9 @@ def read(input: Input) -> None:
         input.command("compare", "one", "two")
 
 
-def _both(rows: Any) -> tuple[Any, Any]:
-    return rows
-
-
 def resumed(input: Input) -> None:
     """A training that is finished, or lacks its end, with something odd in its folder."""
-    source = input.valid / "trained"
-    shutil.copytree(source, "trained", copy_function=lambda one, other: Path(other).hardlink_to(one))
+    input.copy(input.valid / "trained")
     last, path = Path("trained/checkpoints/last.ckpt"), Path("trained/config.yaml")
     if input.whole:
         pass

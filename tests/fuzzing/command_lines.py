@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -15,34 +13,28 @@ from omegaconf import OmegaConf
 from fuzzing.inputs import TEXTS, Input
 from fuzzing.results import SMALL
 from sd_aanet.cli import COMPOSED, PLAIN
-from sd_aanet.composition import config_folder
+from sd_aanet.composition import OPTIONS, config_folder
 from sd_aanet.settings import flat
 
 SHAPES = ("dataset.source.size=33", "dataset.source.images=60", "min_object_pixels=9")
 BASE = {
     "train": SMALL,
     "evaluate": (
-        *SHAPES,
-        "strategy=cpu",
-        "checkpoint=null",
-        "model=prototype",
-        "size=33",
-        "episodes=2",
-        "seeds=1",
+        *(*SHAPES, "strategy=cpu", "checkpoint=null", "model=prototype", "size=33", "episodes=2", "seeds=1"),
         "workers=0",
     ),
-    "check": ("dataset=folder", "dataset.root=data", "shot=1", "min_object_pixels=1"),
+    "check": ("dataset=folder", "dataset.root=folder", "shot=1", "min_object_pixels=1"),
     "episodes": (*SHAPES, "episodes=3"),
     "predict": (
         *("checkpoint=null", "model=prototype", "backbone=resnet18", "size=33", "device=cpu"),
-        *("support=[images/train_000.jpg:masks/train_000.png]", "query=images/val_000.jpg", "class_id=1"),
+        *("support=[folder/images/train_000.jpg:folder/masks/train_000.png]", "query=folder/images/val_000.jpg"),
     ),
 }
 """Of each command what works, in a moment."""
 DOOM = {
     "train": ("fold=9", "episodes_file=missing.json", "held_out=99"),
     "evaluate": ("fold=9", "episodes_file=missing.json", "checkpoint=missing.ckpt"),
-    "check": ("dataset.root=missing", "shot=0", "dataset.root=images"),
+    "check": ("dataset.root=missing", "shot=0", "dataset.root=folder/images"),
     "episodes": ("fold=9", "shot=99"),
     "predict": ("checkpoint=missing.ckpt", "query=missing.jpg", "class_id=77"),
 }
@@ -58,12 +50,10 @@ NOT_ALONE = ("strategy", "logger", "hydra", "num_nodes", "workers")
 HEAVY = ("dinov", "vgg", "resnet101", "resnet50", "lite2")
 MOST = 33
 """The largest number that words beside a setting give: what is legal and large takes its time."""
+FOLDERS = ("one", "two", "one/a/result.json")
+"""Of results."""
 NUMBERS = (-(10**20), -1, 0, 1, 2, 3, 4, 2**31, 2**63, 10**20, 10**400)
 """Small ones, and such as no setting takes."""
-
-
-def make(valid: Path) -> None:
-    """Nothing: the folder of `datasets` serves."""
 
 
 @cache
@@ -143,50 +133,26 @@ def composed(input: Input, command: str) -> None:
         alone = alone and not key.startswith(NOT_ALONE)
         given.append(argument)
     if not input.whole and input.often(0.15):
-        given.append(
-            input.chance.choice(
-                ("-m", "--cfg=job", "--info", "--help", "-h", "--resolve", "-x", "--out", "--debugx", *TEXTS)
-            )
-        )
-    if not input.whole and (not alone or "-m" in given or input.often(0.6)):
+        given.append(input.chance.choice((*OPTIONS, "--help", "--cfg=job", "-x", "--out", *TEXTS)))
+    if not input.whole and (not alone or {"-m", "--multirun"} & {*given} or input.often(0.6)):
         given.insert(input.chance.randrange(len(given) + 1), input.chance.choice(DOOM[command]))
         given.append(LAST[command])
-    Path("data").symlink_to(input.valid / "folder")
-    for name in ("images", "masks"):
-        Path(name).symlink_to(input.valid / "folder" / name)
+    input.copy(input.valid / "folder")
     input.command(command, *BASE[command], *given)
 
 
 def words(input: Input) -> None:
     """Commands with arguments that are any words, and words that are no command."""
     command = "compare" if input.whole else input.chance.choice((*COMPOSED, *PLAIN, "prepare", "report", *TEXTS))
-    flags = (
-        "--out",
-        "--voc",
-        "--sbd",
-        "--coco",
-        "--png",
-        "--export",
-        "--help",
-        "pascal5i",
-        "coco20i",
-        "one",
-        "two",
-        "one/a/result.json",
-    )
+    flags = ("--out", "--voc", "--sbd", "--coco", "--png", "--export", "--help", "pascal5i", "coco20i", *FOLDERS)
     if input.whole or input.often(0.4):
-        for name in ("one", "two"):
-            Path(name).symlink_to(input.valid / name)
-    chosen: Sequence[str] = (
-        ("one", "two")
-        if input.whole
-        else [
-            input.chance.choice(flags) if input.often(0.5) else input.example(_scalars)
-            for _ in range(input.chance.randrange(5))
-        ]
-    )
+        for name in FOLDERS[:2]:
+            input.copy(input.valid / name)
+    chosen: list[str] = [*FOLDERS[:2]] if input.whole else []
+    while not input.whole and input.often(0.7):
+        chosen.append(input.chance.choice(flags) if input.often(0.5) else input.example(_scalars))
     if command in COMPOSED:
-        chosen = [*chosen, "x"]  # no setting, and no work begins
+        chosen.append("x")  # no setting, and no work begins
     input.command(command, *(word for word in chosen if word not in ("-m", "--download")))
 
 
