@@ -31,8 +31,8 @@ from sd_aanet.machine import resolve_workers
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.precision import autocast, set_tf32
 
-SHOT, BATCH, REPEAT = 5, 4, 5
-"""Shots of an evaluation; episodes of a reference training step; measurements of each, of which the median counts."""
+SHOT, BATCH = 5, 4
+"""Shots of an evaluation; episodes of a reference training step."""
 Run = Callable[[], object]
 
 
@@ -166,10 +166,10 @@ TASKS = (
 )
 
 
-def timed(run: Run, device: torch.device) -> float:
-    """Median seconds of a call, after two that are not counted."""
+def timed(run: Run, device: torch.device, repeat: int) -> float:
+    """Median seconds of so many calls, after two that are not counted."""
     times = []
-    for place in range(REPEAT + 2):
+    for place in range(repeat + 2):
         start = time.perf_counter()
         run()
         if device.type == "cuda":
@@ -185,11 +185,12 @@ def measure(
     way: Way,
     size: int,
     device: torch.device,
+    repeat: int,
 ) -> tuple[float, float]:
     """Seconds an episode, and the peak of the device's memory in GB."""
     with way.around(device):
         run, episodes = part(work, way, size, device)
-        seconds = timed(run, device) / episodes
+        seconds = timed(run, device, repeat) / episodes
     memory = torch.cuda.max_memory_allocated(device) / 1024**3 if device.type == "cuda" else float("nan")
     return seconds, memory
 
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--train-size", type=int, default=321)
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="some of the ways of running")
+    parser.add_argument("--repeat", type=int, default=5, help="measurements of each, of which the median counts")
     parser.add_argument("--peak", type=float, default=989e12, help="the chip's bf16 operations a second")
     parser.add_argument("--data", type=Path, help="a data set in VOC's layout; otherwise pictures of shapes")
     parser.add_argument("--weights", type=Path, help="of the ResNet-50; otherwise random, which takes as long")
@@ -236,16 +238,16 @@ def main() -> None:
     say(*["---"] * 9)
     profiles = []
     for task in TASKS:
-        slow, memory = measure(task.reference, work, PLAIN, BATCH, device)
+        slow, memory = measure(task.reference, work, PLAIN, BATCH, device, given.repeat)
         say(task.name, "reference, float32", "", f"{1 / slow:.2f}", "", f"{memory:.1f} GB", "1", "", "")
-        fast, memory = measure(task.reference, work, Way(tf32=True), BATCH, device)
+        fast, memory = measure(task.reference, work, Way(tf32=True), BATCH, device, given.repeat)
         say(task.name, "reference, tf32", "", f"{1 / fast:.2f}", "", f"{memory:.1f} GB", f"{slow / fast:.1f}", "", "")
         counted = operations(task, work, device)
         found: dict[tuple[str, int], float] = {}
         for name in task.ways:
             for size in given.batches if name in given.ways else ():
                 try:
-                    fast, memory = measure(task.ours, work, WAYS[name], size, device)
+                    fast, memory = measure(task.ours, work, WAYS[name], size, device, given.repeat)
                 except RuntimeError as error:  # of memory, or of what torch cannot compile: the other rows go on
                     say(task.name, name, f"{size}", str(error).splitlines()[0][:80], *[""] * 5)
                     continue

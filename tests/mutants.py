@@ -117,7 +117,7 @@ def drawn(count: int, seed: int) -> list[Mutant]:
         if len(chosen) == count:
             break
         mutant = chance.choice(group)
-        with contextlib.suppress(SyntaxError):
+        with contextlib.suppress(SyntaxError, AttributeError):  # the latter where cosmic-ray meets `except a.B:`
             if _meaning(mutant.changed()) != _meaning((ROOT / mutant.path).read_text(encoding="utf-8")):
                 chosen.append(mutant)
     return chosen
