@@ -77,6 +77,7 @@ UNKNOWN = [
     (("check", "-m", "--cfg=job"), ("one can be given",)),
     (("check", "--cfg=nothing"), ("--cfg", "check --help")),
     (("check", "+hydra.run.dir={a: b}"), ("hydra.run.dir",)),
+    (("train", f"dataset.name={'x' * 300}"), ("File name too long",)),
     (("parity",), ("folder", "parity --help")),
     (("import-published", "a.pth"), ("--out", "import-published --help")),
 ]

@@ -49,6 +49,7 @@ def new_folder(name: str) -> str:
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):  # the last one in /proc
                 break  # which does no harm where results go elsewhere
+            remove_empty(path.parent.absolute())
             raise
         _folders.append(path)
         return str(path)
