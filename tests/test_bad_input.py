@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -305,6 +306,28 @@ def test_resume_needs_the_folder_of_a_training(trained: tuple[Path, Done], tmp_p
     refuse("train", *TINY, "resume=alone", words=("config.yaml",))
     torch.save({"state_dict": {}}, alone)
     refuse("train", *TINY, "resume=alone", words=("no state of a training", "checkpoint="))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c.update(callbacks=dict.fromkeys(c["callbacks"], "x")),
+        lambda c: c.update(loops={}),
+        lambda c: c.update(optimizer_states=[{}]),
+        lambda c: c.update(lr_schedulers=[5]),
+        lambda c: c["state_dict"].popitem(),
+    ],
+)
+def test_a_state_that_is_not_this_trainings(
+    spoil: Callable[[dict[str, Any]], object], trained: tuple[Path, Done], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run/trained.json").unlink()
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    spoil(content)
+    torch.save(content, last)
+    refuse("train", *TINY, "resume=run", words=("last.ckpt' is not the state of this training", "start again"))
 
 
 def test_names_that_are_no_texts_in_the_settings_of_a_training(trained: tuple[Path, Done], tmp_path: Path) -> None:

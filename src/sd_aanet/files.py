@@ -46,8 +46,8 @@ def new_folder(name: str) -> str:
             path.mkdir()
         except FileExistsError:
             continue
-        except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):  # the last one in /proc
+        except (OSError, ValueError) as error:  # the latter of a name that no file can have
+            if getattr(error, "errno", 0) in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):  # ENOENT: in /proc
                 break  # which does no harm where results go elsewhere
             remove_empty(path.parent.absolute())
             raise
@@ -64,11 +64,15 @@ def remove_unused() -> None:
 
 def remove_empty(folder: Path) -> None:
     """Remove a folder of the working folder if nothing is in it, and those above it that then are empty."""
-    with suppress(OSError):  # not empty, or just taken by another process
-        while Path.cwd() in folder.parents:
-            if folder.exists():
-                folder.rmdir()
-            folder = folder.parent
+    while Path.cwd() in folder.parents:
+        try:
+            folder.rmdir()
+        except (FileNotFoundError, ValueError):
+            pass
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # not empty, or just taken by another process
+                return
+        folder = folder.parent
 
 
 def remove_partial(folder: Path, seconds: float = 0) -> None:

@@ -83,8 +83,10 @@ def _saved(content: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _odd_tensor(input: Input, old: Tensor) -> Any:
+def _odd_tensor(input: Input, old: Any) -> Any:
     kind = input.chance.randrange(9)
+    if not isinstance(old, Tensor):  # odd already
+        return input.a_value()
     if kind == 0:
         return old.to(input.chance.choice(TYPES)) if old.dim() else old
     if kind == 1:
