@@ -161,8 +161,8 @@ def _of(command: str) -> Any:
 
 
 KINDS = {
-    "settings of train": (600, _of("train")),
-    "settings of evaluate": (500, _of("evaluate")),
+    "settings of train": (700, _of("train")),
+    "settings of evaluate": (600, _of("evaluate")),
     "settings of check": (450, _of("check")),
     "settings of episodes": (450, _of("episodes")),
     "settings of predict": (500, _of("predict")),

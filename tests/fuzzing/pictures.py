@@ -174,4 +174,4 @@ def arrays(input: Input) -> None:
         input.read(lambda: [*model.segment_all([image, good], batch)])
 
 
-KINDS = {"pictures, bytes": (1600, damaged), "pictures, odd": (500, odd), "arrays": (700, arrays)}
+KINDS = {"pictures, bytes": (1200, damaged), "pictures, odd": (500, odd), "arrays": (700, arrays)}

@@ -158,4 +158,4 @@ def resumed(input: Input) -> None:
     assert done.code != 2 or {*Path("trained").rglob("*")} <= done_before
 
 
-KINDS = {"results": (700, read), "resumed trainings": (120, resumed)}
+KINDS = {"results": (700, read), "resumed trainings": (200, resumed)}
