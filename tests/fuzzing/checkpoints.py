@@ -233,7 +233,7 @@ def published(input: Input) -> None:
     """A published checkpoint with odd names and shapes, by what gives it our names; now and then by the command."""
     names = layout(input.chance.choice(("resnet50", "vgg16_bn")))
     state: Any = {name: torch.zeros(()).expand(shape) for name, shape in names.items()}
-    odd = input.tree(state, lambda old: input.chance.choice((torch.zeros(3), torch.zeros(()), old[None])))
+    odd = input.tree(state, lambda old: input.chance.choice((torch.zeros(3), torch.zeros(()), [old])))
     if isinstance(odd, dict):
         input.read(from_published, {str(name): v for name, v in odd.items() if isinstance(v, Tensor)})
     if input.often(0.1) and not input.whole:

@@ -122,7 +122,7 @@ def read(input: Input) -> None:
 
     input.read(told)
     input.read(compared)
-    if input.often(0.04) or input.whole:
+    if input.often(0.1) or input.whole:
         input.command("report", "one", "--out", "report")
     elif input.often(0.03):
         input.command("compare", "one", "two")

@@ -382,6 +382,19 @@ def test_results_that_are_none(kind: str) -> None:
         refused(run("report", "sweep"), *BAD[kind])
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's, on a letter that its font lacks
+@pytest.mark.parametrize("name", ["../../../escaped", "a\0b", "$a^", "x" * 300, "${size}", "猫/猫"])
+def test_data_sets_of_any_name_have_their_plots_in_the_reports_folder(name: str, tmp_path: Path) -> None:
+    made: dict[str, Any] = make_run(Path("deep/er/sweep/job"), episodes=10)
+    made["protocol"]["dataset"] = made["training"]["dataset"] = name
+    made["classes"] = {f"{name} {number}": entry for number, entry in enumerate(made["classes"].values())}
+    Path("deep/er/sweep/job/result.json").write_text(json.dumps(made))
+    ran("report", "deep/er/sweep")
+    written = {path for path in Path().rglob("*.*") if path.is_file()}
+    assert {path.parts[:4] for path in written} == {("deep", "er", "sweep", "job"), ("deep", "er", "sweep", "report")}
+    assert [*Path("deep/er/sweep/report/figures").glob("*.svg")]
+
+
 def test_folders_without_results() -> None:
     refused(run("report", "missing"), "folder 'missing' does not exist")
     Path("empty").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ SERIES = 6
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
+    "text.parse_math": False,  # classes may be called "$a"
     "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -78,7 +80,8 @@ def finish(name: str, title: str, caption: str, alt: str, figure: Figure, of: Se
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    name, title = "_".join([name, *of]).replace(" ", "_"), ": ".join([title, *filter(None, [", ".join(of)])])
+    # A data set may be called anything in a stranger's result: its files stay in their folder.
+    name, title = re.sub(r"[^\w-]", "_", "_".join([name, *of]))[:60], ": ".join([title, *filter(None, [", ".join(of)])])
     return Plot(name, title, caption, alt, svg.getvalue(), png.getvalue())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sd_aanet.data.prepare import SPLITS
 from sd_aanet.data.prepare.making import check_complete, link, write_mask
+from sd_aanet.data.prepare.matlab import read_field
 from sd_aanet.data.reading import read_all
 from sd_aanet.data.sources.pascal5i import CLASSES, read_ids
 from sd_aanet.episode import IGNORE
@@ -72,14 +73,12 @@ def read_sbd(path: Path) -> Array8:
     Raises:
         DataError: the file is damaged or holds something else.
     """
-    from scipy.io import loadmat
-
     try:
-        label = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
-    except Exception as error:  # a damaged file is an error of almost any kind to scipy
+        label = read_field(path.read_bytes(), "GTcls", "Segmentation")
+    except Exception as error:  # a damaged file is an error of almost any kind
         problem = f"{type(error).__name__}: {error}"
     else:
-        if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iu":
+        if label.ndim == 2 and ((label >= 0) & (label <= IGNORE)).all():
             return label.astype(np.uint8)
         problem = "its field GTcls.Segmentation is not a map of class indices"
     raise DataError(f"mask {path} cannot be read ({' '.join(problem.split())}): unpack SBD's archive again")
