@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 from pathlib import Path
 
 import nbformat
@@ -48,6 +51,21 @@ def test_the_quickstart_trains_for_itself_on_a_fresh_clone(tmp_path: Path, monke
     monkeypatch.delenv("SD_AANET_CHECKPOINT", raising=False)
     (tmp_path / "notebooks").mkdir()
     assert "5-shot IoU" in printed(execute(tmp_path / "notebooks"))
+
+
+def test_what_runs_only_without_a_checkpoint_calls_what_there_is() -> None:
+    cells = nbformat.read(QUICKSTART, as_version=4).cells
+    nodes = [*ast.walk(ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code")))]
+    ours = {
+        alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sd_aanet")
+        for alias in node.names
+    }
+    calls = [one for one in nodes if isinstance(one, ast.Call) and getattr(one.func, "id", None) in ours]
+    assert {"EpisodeDataModule", "FewShotModule"} <= {call.func.id for call in calls}
+    for call in calls:
+        inspect.signature(ours[call.func.id]).bind(*call.args, **{keyword.arg: None for keyword in call.keywords})
 
 
 def test_no_output_is_kept() -> None:
