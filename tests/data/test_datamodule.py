@@ -218,6 +218,7 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
     assert told["classes"]["test"] == list(CLASSES[10:15])
     assert told["min_object_pixels"] == 2048
     assert told["test_shot"] == 1
+    assert told["source"].pop("classes").startswith("aeroplane to tvmonitor (20, ")
     assert (told["folds"], told["source"]) == (4, {"folds": 4})
     for value in told.values():
         assert value is None or isinstance(value, (str, int, dict))
