@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate test test-all lint format typecheck mutants audit bench bench-full bench-gpu bench-busy clean
+.PHONY: help install train evaluate test test-all lint format typecheck mutants fuzz audit bench bench-full bench-gpu bench-busy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ audit: $(STAMP) ## look for holes: in src (bandit), and known ones of the tested
 
 mutants: $(STAMP) ## change the code in 200 places and see whether tests notice (an hour or two on 2 cores); ARGS="--count 20"
 	@$(BIN)/python tests/mutants.py $(ARGS)
+
+fuzz: $(STAMP) ## read 10,000 damaged and odd inputs of every kind: each is taken, or refused in one line (10 minutes on 2 cores); ARGS="--seed 1"
+	@$(BIN)/python tests/fuzz.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory against the published way, small (7 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks $(ARGS)

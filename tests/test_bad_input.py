@@ -1,7 +1,9 @@
 """Bad input to commands: one line that names the thing and the fix, exit code 2, and nothing left behind."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,12 +71,20 @@ UNKNOWN = [
     ),
     (("check", "dataset=folder", f"dataset.root={'r' * 400}"), ("file name too long",)),
     (("evaluate", "checkpoint=null", "episodes=99999999999999999999"), ("at most 1000000",)),
+    (("train", "model=[[a]]"), ("train --help",)),
+    (("check", "+recipe=1.5"), ("recipe",)),
+    (("check", "seed={a: " + "9" * 5000 + "}"), ("check --help",)),
+    (("check", "--resolve"), ("--resolve needs --cfg",)),
+    (("check", "-m", "--cfg=job"), ("one can be given",)),
+    (("check", "--cfg=nothing"), ("--cfg", "check --help")),
+    (("check", "+hydra.run.dir={a: b}"), ("hydra.run.dir",)),
+    (("train", f"dataset.name={'x' * 300}"), ("File name too long",)),
     (("parity",), ("folder", "parity --help")),
     (("import-published", "a.pth"), ("--out", "import-published --help")),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), UNKNOWN, ids=lambda given: " ".join(given))
+@pytest.mark.parametrize(("arguments", "words"), UNKNOWN, ids=lambda given: " ".join(given)[:80])
 def test_what_does_not_exist(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     refuse(*arguments, words=words)
 
@@ -150,6 +160,8 @@ KINDS = {
     "precision=half": "bf16-mixed",
     "model.bins=[]": "a list of numbers",
     "model.bins=[0.5,a]": "a list of numbers",
+    "model.bins=[1e30]": "at most 1000",
+    f"lr=1{'0' * 400}": "a number above 0",
     "model.sdpm=maybe": "true, false",
     "model.loss.alpha=x": "a number",
     "backbone.trainable=maybe": "auto, true, false",
@@ -294,6 +306,35 @@ def test_resume_needs_the_folder_of_a_training(trained: tuple[Path, Done], tmp_p
     refuse("train", *TINY, "resume=alone", words=("config.yaml",))
     torch.save({"state_dict": {}}, alone)
     refuse("train", *TINY, "resume=alone", words=("no state of a training", "checkpoint="))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c.update(callbacks=dict.fromkeys(c["callbacks"], "x")),
+        lambda c: c.update(loops={}),
+        lambda c: c.update(optimizer_states=[{}]),
+        lambda c: c.update(lr_schedulers=[5]),
+        lambda c: c["state_dict"].popitem(),
+    ],
+)
+def test_a_state_that_is_not_this_trainings(
+    spoil: Callable[[dict[str, Any]], object], trained: tuple[Path, Done], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run/trained.json").unlink()
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    spoil(content)
+    torch.save(content, last)
+    refuse("train", *TINY, "resume=run", words=("last.ckpt' is not the state of this training", "start again"))
+
+
+def test_names_that_are_no_texts_in_the_settings_of_a_training(trained: tuple[Path, Done], tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    config = tmp_path / "run/config.yaml"
+    config.write_text(config.read_text().replace("\nmodel:\n", "\nmodel:\n  5: 1\n"))
+    refuse("train", *TINY, "resume=run", words=("sd_aanet has no setting 5: leave it out",))
 
 
 @pytest.mark.parametrize(

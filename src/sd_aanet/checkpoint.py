@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from sd_aanet.backbones.weights import check_finite, safe_load, safe_save
+from sd_aanet.backbones.weights import check_finite, safe_load, safe_save, tensors
 from sd_aanet.data.transforms import Preprocess
-from sd_aanet.errors import CheckpointError, SDAANetError
+from sd_aanet.errors import CheckpointError
 from sd_aanet.models import build_method
 from sd_aanet.models.base import Method
 from sd_aanet.rules import Rule, check, or_null, text, whole
@@ -73,13 +73,13 @@ def load_trained(path: str | Path, not_finite: str = "refuse") -> Trained:
             + ("; a published one becomes ours with `sd-aanet import-published`" if _is_published(checkpoint) else "")
         )
     try:
-        network, state = dict(settings["network"]), checkpoint["state_dict"]
+        network, state = dict(settings["network"]), tensors(checkpoint)
         method = build_method(**network)
         method.load_state_dict({n.removeprefix(METHOD): v for n, v in state.items() if n.startswith(METHOD)})
         check(settings, SETTINGS)
         preprocess, training = Preprocess(**settings["preprocess"]), settings.get("training")
         check(training or {}, {name: RULES[name] for name in named("recorded")} | TRAINING)
-    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, SDAANetError) as error:
+    except Exception as error:  # of odd settings nearly anything
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"checkpoint '{path}' does not fit this version of sd-aanet: {line}; train again, or use the version that "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from sd_aanet.arguments import spelt
 from sd_aanet.effects import without_effect
 from sd_aanet.errors import ConfigError, SDAANetError
-from sd_aanet.files import remove_empty
+from sd_aanet.files import remove_empty, remove_unused
 from sd_aanet.mistakes import told_in_one_line
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, TEXTS
@@ -50,6 +50,7 @@ class Job:
         sweep: whose job this is; None for a single run.
         mistake: the user's, in a single run.
         code: the largest exit code that a task in this process asks for.
+        started: whether a configuration could be composed.
     """
 
     command: str
@@ -58,12 +59,13 @@ class Job:
     sweep: Sweep | None = None
     mistake: SDAANetError | None = None
     code: int = 0
+    started: bool = False
 
     def __call__(self, config: DictConfig) -> None:
         """Run it; a user's mistake is kept, so that Hydra does not print it its way."""
         from hydra.core.hydra_config import HydraConfig
 
-        sys.argv = self.command_line
+        sys.argv, self.started = self.command_line, True
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
         try:
@@ -122,11 +124,17 @@ def run_composed(name: str, find: Callable[[], Task], argv: list[str]) -> int:
     from sd_aanet.sweep.plan import plan
 
     job = Job(name, find, sys.argv)
-    with told_in_one_line(name, config_folder()), _command_line(f"sd-aanet {name}", argv, job.command_line):
-        job.sweep = sweep = plan(name, config_folder(), argv)
-        if sweep is not None:
-            return max(sweep.run(lambda: _hydra(job, [*argv, *sweep.more])), job.code)
-        _hydra(job, argv)
+    try:
+        with (
+            told_in_one_line(name, config_folder(), lambda: not job.started),
+            _command_line(f"sd-aanet {name}", argv, job.command_line),
+        ):
+            job.sweep = sweep = plan(name, config_folder(), argv)
+            if sweep is not None:
+                return max(sweep.run(lambda: _hydra(job, [*argv, *sweep.more])), job.code)
+            _hydra(job, argv)
+    finally:
+        remove_unused()
     if job.mistake is not None:
         raise job.mistake
     return job.code
@@ -145,8 +153,9 @@ def _read(argv: list[str]) -> list[str]:
                 f"'{argument}' takes a setting away, which none can be: leave it out, or give another value as "
                 f"{key[1:]}=..."
             )
-        group = (config_folder() / key).is_dir()
-        if equals and (group or key.lstrip("+") in TEXTS):
+        name = key.lstrip("+")
+        group = (config_folder() / name).is_dir()
+        if equals and (group or name in TEXTS):
             argument = f"{key}={spelt(value, several, null=not group)}"
         read.append(argument)
     return read

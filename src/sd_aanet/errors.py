@@ -5,9 +5,19 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+UNREADABLE = (OSError, ValueError, RecursionError)
+"""What comes of reading JSON: no such file, no text, no JSON, or lists in lists without end."""
+
 
 class SDAANetError(Exception):
-    """Base of all errors that the command line prints as one line, leaving with exit code 2."""
+    """Base of all errors that the command line prints as one line, leaving with exit code 2.
+
+    Args:
+        message: the line; names in it, of files and classes, may hold line breaks.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class ConfigError(SDAANetError):

@@ -6,6 +6,7 @@ All is kept by names of exact pixels, so that no other picture and no other mask
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -164,8 +165,8 @@ class FeatureCache:
 
 
 def _checksum(row: Rows) -> int:
-    """Of the bytes as they lie in memory; a sum, which takes no time beside that of reading them."""
-    total = 0
+    """Of shapes, and of the bytes as they lie in memory; a sum, which takes no time beside that of reading them."""
+    total = zlib.crc32(repr([(tensor.dtype, tensor.shape, tensor.stride()) for tensor in row.tensors()]).encode())
     for tensor in row.tensors():
         raw = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
         whole = raw[: len(raw) // 8 * 8]

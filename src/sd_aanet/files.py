@@ -20,6 +20,8 @@ _PARTIAL = re.compile(r"\.(.+)\.(\d+)(\.[^.]+)?")
 """A name that `written_whole` gives: of the file, the process and the file's suffix."""
 _new_files: list[list[Path]] = []
 """For each `results_in` that is open, what was written and had not been there."""
+_folders: list[Path] = []
+"""Those that `new_folder` made, for `remove_unused`."""
 
 
 def short(path: Path) -> str:
@@ -50,21 +52,33 @@ def new_folder(name: str) -> str:
             path.mkdir()
         except FileExistsError:
             continue
-        except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):  # the last one in /proc
+        except (OSError, ValueError) as error:  # the latter of a name that no file can have
+            if getattr(error, "errno", 0) in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):  # ENOENT: in /proc
                 break  # which does no harm where results go elsewhere
+            remove_empty(path.parent.absolute())
             raise
+        _folders.append(path)
         return str(path)
     return "."
 
 
+def remove_unused() -> None:
+    """Remove what `new_folder` made and nobody wrote into."""
+    while _folders:
+        remove_empty(_folders.pop().absolute())
+
+
 def remove_empty(folder: Path) -> None:
     """Remove a folder of the working folder if nothing is in it, and those above it that then are empty."""
-    with suppress(OSError):  # not empty, or just taken by another process
-        while Path.cwd() in folder.parents:
-            if folder.exists():
-                folder.rmdir()
-            folder = folder.parent
+    while Path.cwd() in folder.parents:
+        try:
+            folder.rmdir()
+        except (FileNotFoundError, ValueError):
+            pass
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # not empty, or just taken by another process
+                return
+        folder = folder.parent
 
 
 def remove_partial(folder: Path, seconds: float = 0) -> None:

@@ -230,9 +230,9 @@ def _opened(
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                file = Image.open(source, formats=_FORMATS)
-            with file:
-                yield file, name
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a line for each damaged tag
+                with Image.open(source, formats=_FORMATS) as file:
+                    yield file, name
     except SDAANetError:
         raise
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ LISTS = ("support", "query")
 
 
 @contextlib.contextmanager
-def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
+def told_in_one_line(command: str, folder: Path, composing: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Raise ConfigError for what Hydra or OmegaConf raise in the block.
 
     Args:
         command: whose settings are composed.
         folder: of the configuration.
+        composing: whether it is still the command line that is read: Hydra and OmegaConf raise nearly anything then.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -32,8 +33,10 @@ def told_in_one_line(command: str, folder: Path) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _mistake(error, command, folder) from error
+    except SDAANetError:
+        raise
     except Exception as error:  # what the machine refuses; Hydra would print a line of its own before ours
-        mistake = of_machine(error)
+        mistake = of_machine(error) or (_mistake(error, command, folder) if composing() else None)
         if mistake is None:
             raise
         raise mistake from error

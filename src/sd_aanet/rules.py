@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def number(example: float, zero: bool = True, most: float = math.inf) -> Rule:
     """A finite number from 0 on, or above it, up to `most`."""
 
     def holds(v: Any) -> bool:
-        real = isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+        real = isinstance(v, int | float) and not isinstance(v, bool) and v <= sys.float_info.max  # also of 10**400
         return real and (v >= 0 if zero else v > 0) and v <= most
 
     bounds = "of at least 0" if zero else "above 0"
@@ -78,11 +79,12 @@ def or_null(rule: Rule) -> Rule:
     return Rule(f"{rule.expected}, or null", lambda v: v is None or rule.holds(v), rule.example, rule.text)
 
 
-def numbers(example: str) -> Rule:
-    """A list of numbers above 0, at least one."""
-    holds = number(1, zero=False).holds
+def numbers(example: str, most: float = math.inf) -> Rule:
+    """A list of numbers above 0, up to `most`, at least one."""
+    each = number(1, zero=False, most=most)
+    holds = each.holds
     return Rule(
-        "a list of numbers above 0",
+        each.expected.replace("a number", "a list of numbers"),
         lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(map(holds, v)),
         example,
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from sd_aanet.errors import ConfigError
+from sd_aanet.errors import UNREADABLE, ConfigError
 from sd_aanet.rules import SWITCH, Rule, number, numbers, one_of, or_null, text, texts, whole
 
 Use = Literal[
@@ -162,11 +162,16 @@ def read_settings(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read ({error.strerror}): give the folder that a training made") from None
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, *UNREADABLE):
         content = None
     if not isinstance(content, dict):
         raise ConfigError(f"'{path}' is damaged, expected settings: give the folder that a training made")
-    return {str(key): value for key, value in content.items()}
+    return _by_name(content)
+
+
+def _by_name(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings by texts, at any depth: YAML has names of other kinds, too."""
+    return {str(key): _by_name(value) if isinstance(value, dict) else value for key, value in content.items()}
 
 
 def named(use: Use) -> tuple[str, ...]:

@@ -127,6 +127,24 @@ def test_other_shapes_are_named(torchvision_file: Path, tmp_path: Path) -> None:
         load(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda weight: weight.to_sparse(),
+        lambda weight: weight.to(torch.complex64),
+        lambda weight: weight.to("meta"),
+        lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch's: quantised tensors go with one of its next releases
+def test_tensors_that_are_no_plain_numbers_count_as_missing(odd: Any, torchvision_file: Path, tmp_path: Path) -> None:
+    state = torch.load(torchvision_file)
+    state["conv1.weight"] = odd(state["conv1.weight"])
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"missing: conv1.weight;"):
+        load(tmp_path / "x.pth")
+
+
 def test_weights_of_another_backbone(torchvision_file: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"^weights .* do not fit this backbone: missing: [^\n]*and \d+ more; [^\n]*$"

@@ -80,6 +80,8 @@ def test_a_class_that_is_called_by_a_number_is_no_id(tmp_path: Path) -> None:
 GOOD = {"class": "aeroplane", "query": "val_000", "supports": ["val_020", "val_040"]}
 BAD = {
     "no JSON": ("{", "not readable JSON"),
+    "lists without end": ("[" * 100_000, "not readable JSON"),
+    "a name of several lines": ({"episodes": [GOOD | {"class": "uni\ncorn"}]}, "names the class 'uni corn'"),
     "no list": ({"episodes": []}, "has no 'episodes'"),
     "another thing": ([1, 2], "has no 'episodes'"),
     "no object": ({"episodes": [3]}, "episode 0 is no object with class, query, supports"),

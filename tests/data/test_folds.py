@@ -76,6 +76,7 @@ def test_names_in_a_users_folds_may_be_written_with_accents_apart(tmp_path: Path
         ("", "is not a list of folds"),
         ("cat", "is not a list of folds"),
         ("[[cat", "cannot be read (while parsing"),
+        ("[" * 100_000, "cannot be read (maximum recursion"),
         ("!!python/object/apply:os.getcwd []", "is not a list of folds"),
     ],
 )

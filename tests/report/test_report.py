@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from functools import reduce
 from html.parser import HTMLParser
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +356,15 @@ def spoil(kind: str) -> None:
     elif kind == "parts":
         del result["seeds"]
         path.write_text(json.dumps(result))
+    elif kind in ODD:
+        *parents, name = kind.split(".")
+        reduce(getitem, parents, result)[name] = ODD[kind]
+        path.write_text(json.dumps(result))
+    elif kind == "lists without end":
+        path.write_text("[" * 100_000)
+    elif kind == "large":
+        episodes = Path("sweep/job/episodes.csv")
+        episodes.write_text(episodes.read_text().replace("original,0,0,", f"original,1{'0' * 30},0,", 1))
     elif kind == "foreign":
         path.write_text('{"loss": 1}')
     elif kind == "csv":
@@ -363,7 +374,17 @@ def spoil(kind: str) -> None:
         Path("sweep/job/prototypes.npz").write_bytes(b"PK")
 
 
+ODD: dict[str, Any] = {
+    **{"episodes": "40", "network": 5, "backbone": None, "label": [], "versions": 3, "protocol": 3, "training": 5},
+    **{"protocol.way": "pascal5i", "protocol.folds": None, "protocol.test_shot": float("inf"), "protocol.fold": -1},
+    **{"protocol.seed": [0], "protocol.classes.test": [5], "protocol.resolution": "half", "training.shot": 1e400},
+    **{"miou": 10**400, "checkpoint": 7},
+}
+"""Values of another kind, by their place in a result."""
 BAD = {
+    **dict.fromkeys(ODD, ("is not a result", "move it away")),
+    "lists without end": ("result.json' is not readable JSON", "evaluate again"),
+    "large": ("episodes.csv'", "evaluate again"),
     "json": ("result.json' is not readable JSON", "evaluate again"),
     "parts": ("is not a result", "'seeds'", "evaluate again"),
     "foreign": ("is not a result",),

@@ -97,10 +97,19 @@ def _some(what: str, names: list[str]) -> str:
 
 
 def tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint: those of its `state_dict`, or its own where it is a bare one."""
+    """The named tensors of a checkpoint: those of its `state_dict`, or its own where it is a bare one.
+
+    None that is no plain numbers (sparse, quantised, complex, without values), which no network here has.
+    """
     state = checkpoint.get("state_dict", checkpoint)
     items = state.items() if isinstance(state, Mapping) else ()
-    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    return {name: value for name, value in items if isinstance(name, str) and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_quantized or value.is_complex() or value.is_meta or value.is_nested)
 
 
 def check_finite(state: Mapping[str, Tensor], what: str, fix: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sd_aanet.arguments import word
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.sources.base import ImageSource
-from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.errors import UNREADABLE, ConfigError, DataError
 from sd_aanet.files import written_out
 from sd_aanet.settings import SETTINGS
 
@@ -89,7 +89,7 @@ def read_list(path: Path, source: ImageSource) -> EpisodeList:
         raise DataError(
             f"episodes_file={path} does not exist: write one with sd-aanet episodes --out {word(path)}"
         ) from None
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"episodes_file={path} is not readable JSON ({' '.join(str(error).split())})") from None
     entries = content.get("episodes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:

@@ -11,7 +11,7 @@ import yaml
 
 from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.data.sources.listing import read_text
-from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.errors import UNREADABLE, ConfigError, DataError
 
 Folds = tuple[tuple[int, ...], ...]
 """The class ids of each fold."""
@@ -74,7 +74,7 @@ def from_file(path: Path, names: Sequence[str]) -> Folds:
     """
     try:
         content = yaml.load(read_text(path), yaml.BaseLoader)  # nosec B506 # all text: a class may be called `no` or `1`
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *UNREADABLE) as error:
         raise DataError(f"folds file {path} cannot be read ({' '.join(str(error).split())}): write YAML") from None
     lists = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(lists, list) or not lists or not all(isinstance(fold, list) and fold for fold in lists):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from sd_aanet.errors import DataError
+from sd_aanet.errors import UNREADABLE, DataError
 from sd_aanet.evaluation.leakage import leaked_classes
-from sd_aanet.settings import flat, named
+from sd_aanet.rules import SWITCH, Rule, number, or_null, whole
+from sd_aanet.settings import RULES, flat, named
 from sd_aanet.training.plots import Series, read_metrics
 
 Settings = dict[str, Any]
@@ -26,9 +29,23 @@ Episodes = Mapping[str, NDArray[Any]]
 """Columns of episodes.csv: "class" names, `COUNTS` numbers."""
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-NEEDED = ("backbone", "checkpoint", "episodes", "label", "network", "precision", "seconds", "trains", "versions")
-NEEDED_OF_PROTOCOL = ("classes", "episodes_file", "folds", "ignore_boundary", "seed", "way")
-"""What a result has beside its scores and its training."""
+_NAME = Rule("a text", lambda value: isinstance(value, str), "x")
+_NAMES = Rule("a list of texts", lambda value: isinstance(value, list) and all(map(_NAME.holds, value)), "[x]")
+_SETTINGS = Rule("settings of its own", lambda value: isinstance(value, dict), "{}")
+NEEDED: dict[str, Rule] = {
+    **dict.fromkeys(("backbone", "label", "precision", "protocol.dataset"), _NAME),
+    **dict.fromkeys(("checkpoint", "protocol.episodes_file"), or_null(_NAME)),
+    **dict.fromkeys(("network", "protocol", "protocol.classes", "versions", "also"), _SETTINGS),
+    **dict.fromkeys(("episodes", "protocol.folds", "protocol.way", "protocol.test_shot"), whole(1)),
+    **dict.fromkeys(("protocol.fold", "protocol.seed"), or_null(whole(0))),
+    **{"seconds": number(1.0), "trains": SWITCH, "protocol.ignore_boundary": SWITCH, "protocol.classes.test": _NAMES},
+    "protocol.resolution": RULES["resolution"],
+}
+"""What a result has beside its scores."""
+NEEDED_OF_TRAINING: dict[str, Rule] = {"training.seed": whole(0), "training.shot": whole(1)}
+"""And where it tells of its training."""
+WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What comes of values of another kind, numbers that are too large among them."""
 AGAIN = "evaluate again, with sd-aanet evaluate checkpoint=..."
 
 
@@ -130,7 +147,7 @@ class Run:
             kept = ~np.isin(columns["resolution"], list(self.result["also"]))
             episodes = {name: np.array(columns[name])[kept] for name in ("class", *COUNTS)}
             episodes |= {name: episodes[name].astype(np.int64) for name in COUNTS}
-        except (OSError, ValueError, KeyError, csv.Error) as error:
+        except (OSError, *WRONG, csv.Error) as error:
             what = f"no column {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(f"'{path}' cannot be read to its end ({what}): {AGAIN}") from None
         expected = self.result["episodes"] * int(self.protocol["way"])  # a row an episode and class
@@ -149,7 +166,7 @@ class Run:
                 prototype, class_id = arrays["prototype"].astype(np.float32), arrays["class_id"].astype(np.int64)
             if prototype.ndim != 2 or class_id.shape != prototype.shape[:1]:
                 raise ValueError(f"shapes {prototype.shape} and {class_id.shape}")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, *WRONG, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"'{path}' holds no prototypes (N, C) with class ids (N,) ({error}): {AGAIN}") from None
         finite = np.isfinite(prototype).all(1)  # float16 ends at 65504
         return prototype[finite], class_id[finite]
@@ -159,7 +176,7 @@ class Run:
         """{metric: (steps, values)} of the training; empty without one."""
         try:
             return read_metrics(self.folder)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        except (OSError, *WRONG, csv.Error) as error:
             raise DataError(
                 f"'{self.folder / 'logs'}' has a metrics.csv that cannot be read to its end ({error}): move it away to "
                 "do without its curves"
@@ -197,20 +214,20 @@ def read_run(path: Path, root: Path) -> Run:
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"'{path}' is not readable JSON ({error}): {AGAIN}") from None
     try:
         run = Run(path.parent.relative_to(root).as_posix(), path.parent, result)
-        known: list[object] = [run.dataset, run.shot, run.resolution, run.lists, run.leaked]
-        known.append(Path(result["checkpoint"] or ""))
-        known += [*(result[name] for name in NEEDED), *(run.protocol[name] for name in NEEDED_OF_PROTOCOL)]
-        known += (int(run.training["seed"]), int(run.training["shot"])) if run.training else ()
+        needed = NEEDED | NEEDED_OF_TRAINING if result["training"] else NEEDED
+        for key, rule in needed.items():
+            value = reduce(getitem, key.split("."), result)
+            if not rule.holds(value):
+                raise ValueError(f"{key}={str(value)[:80]}, expected {rule.expected}")
+        known: list[object] = [run.lists, run.leaked, run.training]
         for scores in (result, *result["also"].values()):
             known += [float(each[name]) for each in (scores, *scores["seeds"]) for name in SCORES]
             known += [float(entry["iou"]) for entry in scores["classes"].values()]
-        if run.fold < 0 and run.protocol["fold"] is not None:
-            raise ValueError(f"fold {run.fold}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except WRONG as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"'{path}' is not a result of sd-aanet evaluate or train ({what}): move it away, or {AGAIN}"

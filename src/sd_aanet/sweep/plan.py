@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -36,7 +38,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
         ConfigError: a launcher whose plugin is not installed, or what no job of the sweep could do.
         HydraException: a job's configuration cannot be composed.
     """
-    given = get_args_parser().parse_args(list(argv))
+    given = _options(command, argv)
     overrides = OverridesParser.create().parse_overrides(given.overrides)
     own = [override for override in overrides if not override.is_hydra_override()]
     for_hydra = [override for override in overrides if override.is_hydra_override()]
@@ -88,6 +90,22 @@ def _composed(command: str, overrides: list[str], apart: str, conf: Path) -> Dic
             return compose(command, overrides, return_hydra_config=True)
     except ConfigError as error:
         raise ConfigError(f"{error} (job {apart})" if apart else str(error)) from error
+
+
+def _options(command: str, argv: Sequence[str]) -> Namespace:
+    """Hydra's options, what it would say of them in several lines or in a traceback said in one."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}: see sd-aanet {command} --help")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_args(list(argv))
+    if given.resolve and given.cfg is None:
+        refuse("option --resolve needs --cfg, as in --cfg job --resolve")
+    if given.multirun + (given.cfg is not None) + (given.info is not None) > 1:
+        refuse("of the options -m, --cfg and --info one can be given")
+    return given
 
 
 def _job_name(config: DictConfig, number: int) -> str:

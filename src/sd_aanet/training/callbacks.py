@@ -1,4 +1,4 @@
-"""Random draws of a training that depend on the step alone."""
+"""What a training does beside its steps: random draws that depend on the step alone, and a note that it has begun."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+
+
+class Begun(Callback):
+    """Whether the training has begun: what a checkpoint holds of it is restored by then.
+
+    Attributes:
+        value: that.
+    """
+
+    value = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """It has."""
+        self.value = True
 
 
 class StepSeeds(Callback):

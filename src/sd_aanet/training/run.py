@@ -22,7 +22,7 @@ from sd_aanet.building import build_network, sizes
 from sd_aanet.checkpoint import load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episode_lists import write_list
-from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError, TrainingError
+from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError, TrainingError, of_machine
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
 from sd_aanet.evaluation.leakage import say_leaked, seen_classes
 from sd_aanet.evaluation.results import table, write_result
@@ -42,7 +42,7 @@ from sd_aanet.trainer import (
     world_size,
 )
 from sd_aanet.training import TRAINED
-from sd_aanet.training.callbacks import StepSeeds
+from sd_aanet.training.callbacks import Begun, StepSeeds
 from sd_aanet.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from sd_aanet.training.loggers import build_loggers, finish
 from sd_aanet.training.module import FewShotModule
@@ -134,7 +134,7 @@ def _train(
         settings,
         max_epochs=epochs,  # and no max_steps, with which Lightning takes a finished epoch for one to resume
         logger=loggers,
-        callbacks=[*_checkpoints(config, out / "checkpoints"), *_callbacks(config)],
+        callbacks=[*_checkpoints(config, out / "checkpoints"), *_callbacks(config), begun := Begun()],
         plugins=[WholeCheckpoints()],
         gradient_clip_val=config["gradient_clip"],
         log_every_n_steps=max(1, min(10, epochs * per_epoch // 50)),
@@ -144,11 +144,11 @@ def _train(
 
     def worth_keeping(error: BaseException) -> bool:
         # Of ddp_spawn's processes a folder tells what they did; what was only stopped can go on.
-        begun = trainer.global_step > 0 or (out / "checkpoints").exists() or isinstance(error, KeyboardInterrupt)
-        return begun or (out / NOT_FINITE).exists()
+        kept = trainer.global_step > 0 or (out / "checkpoints").exists() or isinstance(error, KeyboardInterrupt)
+        return not isinstance(error, CheckpointError) and (kept or (out / NOT_FINITE).exists())
 
-    first = _is_first(config)
-    with results_in(out, worth_keeping, also=("logs", "wandb")) if first else nullcontext():
+    first, own = _is_first(config), f"logs/version_{loggers[0].version}"
+    with results_in(out, worth_keeping, also=("logs", "wandb", own)) if first else nullcontext():
         if first:
             with written_whole(out / "config.yaml") as path:
                 OmegaConf.save(OmegaConf.create(config), path)
@@ -171,6 +171,14 @@ def _train(
             if kind.startswith("sd_aanet.errors."):
                 raise SDAANetError(line) from error
             raise
+        except Exception as error:
+            if last is None or begun.value or isinstance(error, SDAANetError) or of_machine(error):
+                raise
+            line = " ".join(str(error).split())[:200]  # Lightning and torch raise nearly anything for an odd state
+            raise CheckpointError(
+                f"checkpoint '{last}' is not the state of this training ({type(error).__name__}: {line}): start again "
+                "in another folder"
+            ) from error
         finally:
             finish(loggers)
     seconds = time.perf_counter() - start

@@ -161,7 +161,7 @@ def test_what_cannot_run_fails_in_one_line(tmp_path: Path, capsys: pytest.Captur
     assert "official_keys_resnet152.json" in lines[1]
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "3", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "3", b"\xff\xfe", "[" * 100_000])
 def test_a_folder_without_cases_is_a_mistake(
     content: str | bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

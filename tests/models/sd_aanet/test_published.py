@@ -50,6 +50,11 @@ def test_a_prefix_of_data_parallel_goes() -> None:
     assert renamed.keys() == meta("resnet50").state_dict().keys()
 
 
+def test_a_linear_layer_of_another_shape_is_left_to_whoever_loads_it() -> None:
+    state = hollow("resnet50") | {"se_supp.0.weight": torch.zeros(3)}
+    assert from_published(state)[1]["sdpm.squeeze.weight"].shape == (3,)
+
+
 def test_values_stay_the_same() -> None:
     torch.manual_seed(0)
     network = SDAANet(build_backbone("vgg16_bn"), channels=8)

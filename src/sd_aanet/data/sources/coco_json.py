@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sd_aanet.data.sources import run_lengths
 from sd_aanet.data.sources.listing import plain
 from sd_aanet.episode import IGNORE
-from sd_aanet.errors import DataError
+from sd_aanet.errors import UNREADABLE, DataError
 from sd_aanet.images import MAX_PIXELS, most_pixels
 
 _QUIET_BELOW = 4 * 2**20
@@ -79,7 +79,7 @@ def read_coco(path: Path) -> CocoContent:
             return _checked(json.loads(path.read_bytes()), bar)
     except _Malformed as error:
         raise DataError(f"annotations {path}: {error.line}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         problem = getattr(error, "strerror", None) or error
         raise DataError(f"annotations {path} cannot be read as JSON ({problem}): export or fetch them again") from None
 

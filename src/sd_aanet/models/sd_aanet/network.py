@@ -107,7 +107,7 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
     rules: ClassVar = {
         "channels": whole(1, 64),
         **dict.fromkeys(("sdpm", "saam", "prior", "bounded_attention"), SWITCH),
-        "bins": numbers("[1.0,0.5,0.25,0.125]"),
+        "bins": numbers("[1.0,0.5,0.25,0.125]", most=1000),
         "dropout": number(1.0, most=2),
         "init": text("default"),
         "variant": text("published"),

@@ -20,7 +20,7 @@ from sd_aanet.arguments import Parser
 from sd_aanet.backbones import build_backbone
 from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode, Prediction
-from sd_aanet.errors import DataError
+from sd_aanet.errors import UNREADABLE, DataError
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.models.sd_aanet.golden import Array, episode, official_state
 from sd_aanet.models.sd_aanet.network import SDAANet
@@ -86,7 +86,7 @@ def run_folder(folder: Path) -> Iterator[CaseReport]:
         cases = json.loads(path.read_text())
     except FileNotFoundError:
         raise DataError(f"'{path}' does not exist: expected a folder of recorded cases") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"'{path}' is not readable JSON ({error})") from None
     if not isinstance(cases, dict) or not cases:
         raise DataError(f"'{path}' lists no cases: expected {{name: {{mode, backbone, shot, ...}}}}")

@@ -108,7 +108,7 @@ def from_published(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
         if ours is None:
             strange.append(name)
         else:
-            renamed[ours] = value.flatten(1) if ours in _LINEAR else value
+            renamed[ours] = value.flatten(1) if ours in _LINEAR and value.dim() > 1 else value
     if strange:
         raise CheckpointError(f"{len(strange)} names of this checkpoint fit nowhere in SD-AANet: {', '.join(strange)}")
     return backbone, renamed
