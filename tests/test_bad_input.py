@@ -112,7 +112,7 @@ VALUES = {
     "backbone.high=stage7": "stage4",
     "backbone.mid=3": "has no such output",
     "backbone.mid=stage9": "stage4",
-    "way=4": "1 to 3",
+    "way=4": "held_out=4 or more",
     "optimizer.name=lamb": "sgd, adam, adamw",
     "backbone.weights=missing.pth": "missing.pth",
     "backbone.weights=missing.npz": "missing.npz",

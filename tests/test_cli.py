@@ -1,5 +1,6 @@
 """The command itself: usage, help, exit codes, jobs of a multirun; what it costs to start."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,13 @@ def test_a_multirun_goes_on_after_a_job_that_fails() -> None:
     (sweep,) = Path("runs/sweeps").iterdir()
     (job,) = sweep.glob("fold*")
     assert (job / "checkpoints/best.ckpt").is_file()
+
+
+def test_a_setting_that_one_job_lacks_is_told_with_the_job() -> None:
+    line = run(
+        "evaluate", "model=panet,prototype", "model.project=false", "checkpoint=null", "-m"
+    )  # wherever -m stands
+    refused(line, "setting 'model.project' is unknown with these choices", "(job model=prototype)")
 
 
 def test_multirun_with_ddp_is_refused_with_the_way_out() -> None:
@@ -247,6 +255,22 @@ def test_names_that_the_terminal_cannot_show_are_written_otherwise(tmp_path: Pat
     done = run_process("check", *given, environment={"PYTHONIOENCODING": "cp1252"})
     assert done.code == 0, done.err
     assert r"\u732b" in done.out
+
+
+@pytest.mark.parametrize(("stdout", "code", "words"), [("pipe", 141, ""), ("/dev/full", 2, "no space left on device")])
+def test_nobody_reads_what_is_printed(stdout: str, code: int, words: str, tmp_path: Path) -> None:
+    """As with `| head`, or a full disk under a log: no traceback, of logging's either."""
+    given = ("evaluate", "checkpoint=null", "model=prototype", *DATA, "episodes=2", f"out={tmp_path / 'out'}")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") if stdout == "pipe" else Path(stdout).open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "sd_aanet", *given], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`sd-aanet evaluate`: its scores, what repeats, and what may differ from training."""
 
 import csv
+import errno
 import json
 import multiprocessing
 import re
@@ -122,6 +123,23 @@ def test_classes_that_were_trained_on_are_pointed_out(checkpoint: str) -> None:
     assert "CAUTION: has seen tested classes" in next(Path("evaluations").glob("report/table.csv")).read_text()
 
 
+def test_a_result_names_the_checkpoint_that_a_link_led_to(trained: tuple[Path, Done]) -> None:
+    """By it a report finds the training's settings, when runs/latest is another training."""
+    Path("latest").symlink_to(trained[0], target_is_directory=True)
+    evaluated("checkpoint=latest/checkpoints/best.ckpt")
+    assert json.loads(Path("out/result.json").read_text())["checkpoint"] == f"{trained[0]}/checkpoints/best.ckpt"
+
+
+def test_no_result_stands_beside_the_files_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(result: Any, out: Path, checkpoint: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    evaluated(*PROTOTYPE)
+    monkeypatch.setattr("sd_aanet.evaluation.run.write_result", full)
+    refused(run("evaluate", *EVALUATION, *PROTOTYPE, "seed=7", "out=out"), "no space left")
+    assert not Path("out/result.json").exists(), "of seed 0, while episodes.csv is of seed 7"
+
+
 def test_a_checkpoint_tells_the_switches_of_its_training_not_the_evaluation() -> None:
     ran("train", *TINY, "held_out=5", "augment=published", "out=run")
     at_its_end = json.loads(Path("run/result.json").read_text())["protocol"]
@@ -154,6 +172,7 @@ def test_other_settings_of_a_data_set_make_other_classes_of_the_same_fold() -> N
         own[seed], novel[seed] = protocol["source"], protocol["classes"]["test"]
         assert ("CAUTION" in done.out) == bool({*novel[seed]} & {*seen["train"], *seen["val"]})
     assert len({name for names in novel.values() for name in names}) > 1, "fold 0 is another one with another seed"
+    assert own[1].pop("classes").startswith("cat to fox (4, ")
     assert own[1] == {"folds": None, "seed": 1, "val_share": 0.3}
 
 
@@ -310,6 +329,9 @@ def test_a_list_that_was_written_gives_the_figures_of_the_drawn_one(checkpoint: 
     data = [setting for setting in EVALUATION if setting.startswith(("dataset", "min", "episodes"))]
     done = ran("episodes", *data, "shot=2", "seed=3", "--out", "my list.json")
     assert "written: my list.json, 6 episodes of 5 classes" in done.out
+    for way in (1, 2):  # neither writes over the other
+        ran("episodes", *data, f"way={way}")
+        assert Path(f"shapes_fold0_way{way}_shot1_seed0.json").is_file()
     drawn = evaluated(checkpoint, "shot=2", "seed=3", out="drawn")
     plain = [setting for setting in EVALUATION if not setting.startswith("seeds")]  # strict asks for five lists
     ran("evaluate", *plain, checkpoint, 'episodes_file="my list.json"', "out=listed")

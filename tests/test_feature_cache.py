@@ -226,6 +226,14 @@ def test_a_folder_serves_other_runs(tmp_path: Path) -> None:
         torch.load(path, weights_only=True)  # executes nothing
 
 
+def test_products_rounded_to_tf32_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features(FeatureCache(small(), 0, tmp_path), batch_of([(["a", "b"], 1)]))
+    before = {*files(tmp_path)}
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32)
+    features(FeatureCache(small(), 0, tmp_path), batch_of([(["a", "b"], 1)]))
+    assert len({*files(tmp_path)}) == 2 * len(before)
+
+
 def test_what_a_folder_gives_back_is_what_was_computed(tmp_path: Path) -> None:
     """To the bit."""
     batch = batch_of([(["a", "b"], 1), (["c", "a"], 2)])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image, ImageFile
 
 from sd_aanet import cli, images, pictures
@@ -106,6 +107,9 @@ def test_masks_can_be_given_back_as_supports(config: dict[str, Any]) -> None:
 
 def test_a_network_without_maps_writes_no_attention(config: dict[str, Any], tmp_path: Path) -> None:
     config["checkpoint"] = str(save_tiny(tmp_path / "plain.ckpt", saam=False, prior=False))
+    run(config)
+    assert written(config["out"]) == {"dog_mask.png", "dog_overlay.png", "supports.png"}
+    Path(config["out"], "dog_attention.png").touch()  # of another run, with another checkpoint
     run(config)
     assert written(config["out"]) == {"dog_mask.png", "dog_overlay.png", "supports.png"}
     config["checkpoint"] = str(save_tiny(tmp_path / "prior.ckpt", saam=False))
@@ -291,8 +295,19 @@ def test_inputs_are_never_overwritten(config: dict[str, Any], tmp_path: Path) ->
     assert mask.read_bytes() == before
 
 
+def test_a_folder_in_which_another_process_works_is_refused(config: dict[str, Any]) -> None:
+    out = Path(config["out"])
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(ConfigError, match="is in use, another process works there"):
+        run(config)
+    left = out / ".dog_mask.png.999999999.png"  # of a killed process
+    left.touch()
+    run(config)
+    assert not left.exists()
+
+
 def test_an_out_that_cannot_be_made_is_one_line(config: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         run(config | {"out": str(tmp_path / "in/dog.jpg/out")})
 
 

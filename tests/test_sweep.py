@@ -285,7 +285,7 @@ def test_jobs_with_an_out_of_their_own() -> None:
         assert Path(f"y_{number}.json").read_text() == Path(f"x{number}.json").read_text()
     for shared in (
         "fold=0,1 out=z.json",
-        "order=classes,pairs --out shapes_fold0_shot1_seed0.json",
+        "order=classes,pairs --out shapes_fold0_way1_shot1_seed0.json",
         "order=classes,pairs",
     ):
         with nothing_left():
@@ -355,7 +355,7 @@ def swept_by(launcher: str, launches: list[int], last: int = 3) -> int:
     """A sweep of four jobs, one after the other; job 2 kills its process, and after `last` no job begins."""
     folder = Path("sweep").resolve()
     jobs = tuple(f"job{number}" for number in range(4))
-    sweep = Sweep(folder, jobs, launcher, at_once=1, more=(), ledger=folder / ".jobs")
+    sweep = Sweep(folder, jobs, launcher, at_once=1, more=(), checkpoints={}, ledger=folder / ".jobs")
 
     def attempt(number: int) -> str:
         launches.append(number)

@@ -231,11 +231,15 @@ def test_the_last_good_checkpoint_stays(step: int, monkeypatch: pytest.MonkeyPat
         return loss * float("inf") if self.trainer.global_step == step else loss
 
     monkeypatch.setattr(FewShotModule, "training_step", overflows)
-    words = {2: "the loss is not finite at step 3 ", 3: "is not finite after step 4"}
-    refused(run("train", *TINY, "out=run"), words[step], "smaller lr")
+    words = {2: "the weights are not finite after step 2 ", 3: "is not finite after step 4"}
+    done = run("train", *TINY, "out=run")
+    refused(done, words[step], "smaller lr")
     kept = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == 2
     assert finite(Path("run"))
+    if step == 2:  # the batch of that step, not the next one, whose loss told
+        assert "episodes 0, 1 of epoch 1: " in done.err
+        assert json.loads(Path("run/not_finite.json").read_text())["step"] == 2
     assert not Path("run/result.json").exists()
     ran("evaluate", *EVALUATION, "checkpoint=run/checkpoints/best.ckpt", "out=evaluated")
 
@@ -275,6 +279,20 @@ def test_training_starts_from_a_checkpoint(trained: tuple[Path, Done]) -> None:
     parameters = [f"method.{name}" for name, _ in load_trained(start).method.named_parameters()]
     assert parameters
     assert all(torch.equal(moved[name], given[name]) for name in parameters)
+
+
+def test_what_the_first_weights_have_seen_is_seen(trained: tuple[Path, Done]) -> None:
+    """Fold 1 is novel to this training, not to the one whose weights it starts from."""
+    start = trained[0] / "checkpoints/last.ckpt"
+    done = ran("train", *TINY, f"checkpoint={start}", "fold=1", "steps=1", "out=run")
+    assert "CAUTION: this checkpoint has seen 5 of 5 tested classes (zigzag arrow, " in done.out
+    training = load_trained("run/checkpoints/best.ckpt").training
+    assert training is not None
+    assert {*json.loads(Path("run/result.json").read_text())["classes"]} <= {*training["classes"]["train"]}
+    ran("train", *SHORT, "checkpoint=run/checkpoints/last.ckpt", "fold=0", "steps=1", "out=again")
+    training = load_trained("again/checkpoints/best.ckpt").training
+    assert training is not None
+    assert len(training["classes"]["train"]) == 20, "of all that came before"
 
 
 def test_the_backbone_of_a_checkpoint_is_loaded(trained: tuple[Path, Done]) -> None:

@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with raising():
             sys.exit(_dispatch(argv))
+    except BrokenPipeError:  # whoever read what is printed does so no more, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again at its end
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         mistake = error if isinstance(error, SDAANetError) else of_machine(error)
         if debug or mistake is None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from sd_aanet.arguments import spelt
+from sd_aanet.effects import without_effect
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.files import remove_empty, remove_unused
 from sd_aanet.mistakes import told_in_one_line
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # their imports take long
 Task = Callable[[dict[str, Any]], object]
 OPTIONS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-i", "--info", "-cd", "--config-dir", "--hydra-help")
 """The options of Hydra that are of use here."""
+FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help")
+"""Those of them that take no value."""
 
 
 def config_folder() -> Path:
@@ -68,7 +71,7 @@ class Job:
         try:
             if self.sweep is None:
                 with told_in_one_line(self.command, config_folder()):
-                    self._task(self._plain(config))
+                    self._task(self._plain(config), config)
             else:
                 self._in_sweep(self.sweep, hydra.job.num, folder, config)
         except SDAANetError as error:
@@ -79,7 +82,7 @@ class Job:
     def _in_sweep(self, sweep: Sweep, number: int, folder: Path, config: DictConfig) -> None:
         def attempt() -> str:
             with told_in_one_line(self.command, config_folder()):
-                return sweep.work(number, folder, self._plain(config), self._task)
+                return sweep.work(number, folder, self._plain(config), lambda plain: self._task(plain, config))
 
         sweep.job(number, folder, attempt)
 
@@ -90,8 +93,13 @@ class Job:
         check(plain, RULES)
         return plain
 
-    def _task(self, plain: dict[str, Any]) -> None:
+    def _task(self, plain: dict[str, Any], config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
         _log_to_stdout()
+        given = [re.split("[=@]", one.lstrip("+"))[0] for one in HydraConfig.get().overrides.task]
+        for line in without_effect(self.command, given, config):
+            logging.getLogger(__name__).warning("CAUTION: %s", line)
         code = self.find()(plain)
         self.code = max(self.code, code if isinstance(code, int) else 0)
 
@@ -136,7 +144,7 @@ def _read(argv: list[str]) -> list[str]:
     """The arguments as Hydra reads what was meant: options that it has, texts letter by letter."""
     several = bool({"-m", "--multirun"} & {*argv}) or any(a.upper() == "HYDRA.MODE=MULTIRUN" for a in argv)
     read: list[str] = []
-    for argument in argv:
+    for argument in sorted(argv, key=lambda one: one not in FLAGS):  # behind settings Hydra does not see them
         key, equals, value = argument.partition("=")
         if argument.startswith("-") and key not in OPTIONS:
             raise ConfigError(f"option '{argument}' is unknown: write settings as KEY=VALUE, as in fold=1; see --help")
@@ -224,4 +232,11 @@ def _log_to_stdout() -> None:
     """Tell what is going on; standard error is for what goes wrong."""
     log = logging.getLogger("sd_aanet")
     log.setLevel(logging.INFO)
-    log.handlers = [logging.StreamHandler(sys.stdout)]
+    log.handlers = [_Handler(sys.stdout)]
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """One whose stream's errors are errors, which Python's prints as tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise

@@ -51,11 +51,13 @@ class TrainingError(SDAANetError):
     Args:
         message: the line.
         places: (epoch, index) of the episodes of the batch; none where it was no batch.
+        step: of that batch.
     """
 
-    def __init__(self, message: str, places: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(self, message: str, places: Sequence[tuple[int, int]] = (), step: int = 0) -> None:
         super().__init__(message)
         self.places = tuple(places)
+        self.step = step
 
 
 _FULL = "make room, or choose another place (out=, cache_dir=)"

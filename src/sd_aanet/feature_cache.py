@@ -146,10 +146,15 @@ class FeatureCache:
         assert self.folder is not None
         dtype = _dtype(self.method)
         if dtype not in self._fingerprints:
-            # The printed backbone tells strides and dilations, which no weight does; its plain settings what becomes of
-            # outputs, and the method's which of them it takes.
+            # TF32 rounds what a GPU computes in float32. The printed backbone tells strides and dilations, which no
+            # weight does; its plain settings what becomes of outputs, and the method's which of them it takes.
             backbone = self.method.backbone
-            settings = (dtype, *map(_plain_settings, (self.method, backbone)), backbone)
+            settings = (
+                dtype,
+                torch.backends.cudnn.allow_tf32,
+                *map(_plain_settings, (self.method, backbone)),
+                backbone,
+            )
             digest = hashlib.sha256(" ".join(str(setting) for setting in settings).encode())
             for name, value in backbone.state_dict().items():
                 raw = value.cpu().flatten().view(torch.uint8)  # flat, for a counter has no dimension

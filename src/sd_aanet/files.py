@@ -30,6 +30,12 @@ def short(path: Path) -> str:
     return str(path.relative_to(here)) if here in path.parents else str(path)
 
 
+def real(path: str) -> str:
+    """A path as it is, or, where a link leads elsewhere, which another run may turn, the path of what it leads to."""
+    resolved = Path(path).resolve()
+    return path if resolved == Path(path).absolute() else short(resolved)
+
+
 def new_folder(name: str) -> str:
     """Make a folder that was not there before, whoever else does so at the same time.
 

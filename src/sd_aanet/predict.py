@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sd_aanet.arguments import word
 from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
-from sd_aanet.files import written_whole
+from sd_aanet.files import claimed, written_whole
 from sd_aanet.images import SUFFIXES, Array8, check_image, read_image
 from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
@@ -80,14 +80,17 @@ def run(config: Mapping[str, Any]) -> Path:
     segmenter.remember(_read(pairs, config.get("class_id"), shown))
 
     try:
-        _save(grid([shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)], side=_SIDE), out / SUPPORTS)
-        named = zip(queries, names, strict=True)
-        for query, name in tqdm(named, "predict", total=len(queries), unit="image", disable=len(queries) == 1):
-            image = read_image(query)
-            segmentation = segmenter.segment(image)
-            for ending, picture in _pictures(image, segmentation):
-                _save(picture, out / f"{name}{ending}")
-                del picture  # before the next one is drawn: of a large query each takes much memory
+        with claimed(out):
+            _save(grid([shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)], side=_SIDE), out / SUPPORTS)
+            named = zip(queries, names, strict=True)
+            for query, name in tqdm(named, "predict", total=len(queries), unit="image", disable=len(queries) == 1):
+                image = read_image(query)
+                segmentation = segmenter.segment(image)
+                for ending, picture in _pictures(image, segmentation):
+                    _save(picture, out / f"{name}{ending}")
+                    del picture  # before the next one is drawn: of a large query each takes much memory
+                if segmentation.looked_at is None:  # nor that of another run
+                    (out / f"{name}{OURS[2]}").unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"out='{out}' cannot be written ({error}): choose another folder") from None
     endings = ", ".join(f"*{ending}" for ending in (OURS if segmentation.looked_at is not None else OURS[:2]))

@@ -218,6 +218,7 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
     assert told["classes"]["test"] == list(CLASSES[10:15])
     assert told["min_object_pixels"] == 2048
     assert told["test_shot"] == 1
+    assert told["source"].pop("classes").startswith("aeroplane to tvmonitor (20, ")
     assert (told["folds"], told["source"]) == (4, {"folds": 4})
     for value in told.values():
         assert value is None or isinstance(value, (str, int, dict))
@@ -233,7 +234,14 @@ def test_describe_is_made_of_primitives(voc: Voc) -> None:
         ({"fold": 4}, r"^fold=4, expected 0 to 3 for pascal5i"),
         ({"fold": -1}, r"^fold=-1, expected a whole number of at least 0"),
         ({"way": 0}, r"^way=0, expected a whole number of at least 1: set way=1$"),
-        ({"way": 4}, r"^way=4, expected 1 to 3, the number of classes to draw from: set a smaller way$"),
+        (
+            {"way": 6, "select_on": "none"},
+            r"^way=6, expected 1 to 5, the number of classes to draw from: set a smaller",
+        ),
+        (
+            {"way": 4},
+            r"^way=4, and 3 classes are held out of .*: set held_out=4 or more, a smaller way, or select_on=n",
+        ),
         ({"resize": "crop"}, r"^resize='crop', expected one of"),
         ({"augment": "strong"}, r"^augment='strong', expected one of"),
         ({"select_on": "test"}, r"^select_on=test, expected one of base, novel, none"),

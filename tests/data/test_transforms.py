@@ -207,6 +207,7 @@ def test_how_far_views_are_scaled_and_turned(name: str, least: float, most: floa
     assert least - 0.01 < min(scales) < least + 0.02
     assert most - 0.02 < max(scales) < most + 0.01
     assert 9 < max(turns) < 10.2
+    assert min(turn for turn, at_rest in zip(turns, still, strict=True) if not at_rest) < 1
 
 
 def test_a_view_never_loses_its_object() -> None:
@@ -215,6 +216,14 @@ def test_a_view_never_loses_its_object() -> None:
     mask[0, 0] = 1  # any turn puts it outside
     for seed in range(40):
         assert (Augment("published")(image, mask, [seed])[1] == 1).any()
+
+
+def test_what_shows_no_object_is_seen_in_every_view_too() -> None:
+    image, mask = painted()
+    mask[:] = 0
+    views = [Augment("published")(image, mask, [seed]) for seed in range(20)]
+    assert any((view != image).any() for view, _ in views)
+    assert any((view_mask == 255).any() for _, view_mask in views)
 
 
 def test_unknown_names() -> None:

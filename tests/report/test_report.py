@@ -18,6 +18,8 @@ from fake_results import make_run, make_sweep
 from PIL import Image
 
 from commands import Done, nothing_left, ran, refused, run
+from data.fake_folder import make_folder
+from sd_aanet.data.datamodule import EpisodeDataModule
 
 TABLES = ("table.md", "table.csv", "table.tex")
 
@@ -170,6 +172,22 @@ def test_folds_of_other_settings_of_the_data_set_are_rows_of_their_own() -> None
     assert len(measured(lines)) == 2
     for arrangement in ("interleaved", "contiguous"):
         assert f'source {{"arrangement": "{arrangement}", "folds": 4}}' in done.out
+
+
+def test_folders_of_other_classes_are_rows_of_their_own(tmp_path: Path) -> None:
+    """Their data sets have one name: a mean over one's cats and the other's cars is none of anything."""
+    told = []
+    for fold, names in enumerate((("cat", "dog"), ("car", "bus"), ("cat", "dog"))):
+        root = make_folder(tmp_path / str(fold), names)
+        folder = {"_target_": "sd_aanet.data.sources.folder.Folder", "root": str(root)}
+        data = EpisodeDataModule(folder, select_on="none")
+        told.append(data.describe()["source"])
+    assert told[0] == told[2]
+    for fold, source in enumerate(told[:2]):
+        make_run(Path(f"sweep/{fold}"), fold=fold, dataset="folder", protocol={"source": source, "folds": 2})
+    done, lines = reported()
+    assert len(measured(lines)) == 2
+    assert "cat to dog (2, " in done.out
 
 
 @pytest.mark.parametrize(("select_on", "marked"), [("base", ["aeroplane", "car"]), ("none", ["car"])])

@@ -27,7 +27,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def worked(config: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     """The state of job 2, and the settings with which its training was called."""
     out, given = Path(config["out"]), []
-    sweep = Sweep(out.parent, tuple(f"job{n}" for n in range(4)), "joblib", at_once=4, more=(), ledger=out / ".jobs")
+    sweep = Sweep(
+        out.parent,
+        tuple(f"job{n}" for n in range(4)),
+        "joblib",
+        at_once=4,
+        more=(),
+        checkpoints={"latest/best.ckpt": "runs/a/best.ckpt"},
+        ledger=out / ".jobs",
+    )
     return sweep.work(2, out, config, given.append), given
 
 
@@ -41,6 +49,13 @@ def save(config: dict[str, Any], *files: str) -> None:
 
 def test_a_new_job_has_the_device_handed_to_it(config: dict[str, Any]) -> None:
     assert worked(config) == ("done", [config | {"strategy": config["strategy"] | {"devices": [2]}}])
+
+
+def test_jobs_start_from_what_a_link_led_to_when_the_sweep_began(config: dict[str, Any]) -> None:
+    """A job that ends turns runs/latest to itself."""
+    for given, expected in (("latest/best.ckpt", "runs/a/best.ckpt"), ("b.ckpt", "b.ckpt"), (None, None)):
+        _, (worked_with,) = worked(config | {"checkpoint": given})
+        assert worked_with["checkpoint"] == expected
 
 
 def test_a_job_loads_with_its_share_of_the_cores(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

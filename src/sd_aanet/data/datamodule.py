@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import logging
+from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -125,7 +127,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage in (None, "fit") and self.train_data is None:
             self.train_data = self._train()
         if stage in (None, "fit", "validate") and self.val_data is None and self.select_on != "none":
-            sampler = self._sampler("val", self.classes("val").val, self.shot, self.seed, "classes")
+            seen = self.classes("val").val
+            if self.select_on == "base" and len(seen) < self.way:
+                raise ConfigError(
+                    f"way={self.way}, and {len(seen)} classes are held out of training to validate on: set "
+                    f"held_out={self.way} or more, a smaller way, or select_on=none"
+                )
+            sampler = self._sampler("val", seen, self.shot, self.seed, "classes")
             self.val_data = self._evaluation(sampler, self.val_episodes)
         if stage in (None, "test") and self.test_data is None:
             self.test_data = self._test()
@@ -196,7 +204,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         return {
             "dataset": source.name,
             "folds": source.folds,
-            "source": {name: self.source_config.get(name, takes[name].default) for name in source.dividing},
+            "source": {name: self.source_config.get(name, takes[name].default) for name in source.dividing}
+            | {"classes": _told(source.classes)},
             **{name: getattr(self, name) for name in named("protocol")},
             "test_seed": self.test_seed,
             **own,
@@ -308,3 +317,8 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"set episodes={batch * world} or more, or a smaller batch_size"
             )
         return Loader(data, self.workers, batch_size=batch, sampler=sampler, drop_last=training, collate_fn=Episode.cat)
+
+
+def _told(classes: Sequence[str]) -> str:
+    """All classes of a data set in short, as no other data set has them: folders of one's own have one name."""
+    return f"{classes[0]} to {classes[-1]} ({len(classes)}, {hashlib.sha256(repr(classes).encode()).hexdigest()[:6]})"

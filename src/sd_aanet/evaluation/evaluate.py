@@ -129,6 +129,7 @@ def evaluate(
         "training": trained.training,
         "versions": results.versions(),
     }
+    (out / "result.json").unlink(missing_ok=True)  # written last: where it is, all files are of one evaluation
     tester.to(trainer.strategy.root_device)  # from which the end of a test has taken it
     with trainer.precision_plugin.forward_context():
         _draw_episodes(tester, data, lists[protocol.seed], first, out / "episodes.png")

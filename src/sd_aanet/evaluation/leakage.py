@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+logger = logging.getLogger(__name__)
 SHOWN = 5
 """How many classes a line names."""
 
@@ -19,12 +21,22 @@ def leaked_classes(training: Mapping[str, Any], protocol: Mapping[str, Any]) -> 
         training: what a checkpoint says of its training; empty where it says nothing.
         protocol: of the test, with data set, fold and classes.
     """
-    if training.get("dataset") != protocol["dataset"]:
-        return ""
-    classes, tested = training.get("classes") or {}, protocol["classes"]["test"]
-    used = {*(classes.get("train") or ())}
-    if training.get("select_on") == "base":
-        used |= {*(classes.get("val") or ())}
+    tested, used = protocol["classes"]["test"], seen_classes(training, protocol["dataset"])
     found = [name for name in tested if name in used]
     names = ", ".join([*found[:SHOWN], *(["..."] if len(found) > SHOWN else [])])
     return f"{len(found)} of {len(tested)} tested classes ({names})" if found else ""
+
+
+def say_leaked(training: Mapping[str, Any] | None, protocol: Mapping[str, Any]) -> None:
+    """Say so, see `leaked_classes`."""
+    if leaked := leaked_classes(training or {}, protocol):
+        logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
+
+
+def seen_classes(training: Mapping[str, Any], dataset: str) -> tuple[str, ...]:
+    """The classes of a data set that a training has used: to learn from, or to choose its checkpoint by."""
+    if training.get("dataset") != dataset:
+        return ()
+    classes = training.get("classes") or {}
+    chosen_by = classes.get("val") if training.get("select_on") == "base" else None
+    return tuple(dict.fromkeys([*(classes.get("train") or ()), *(chosen_by or ())]))

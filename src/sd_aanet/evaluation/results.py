@@ -21,7 +21,7 @@ from sd_aanet.data.episode_lists import digest
 from sd_aanet.data.episodes import EpisodeSpec
 from sd_aanet.data.sources.base import ImageSource
 from sd_aanet.evaluation.statistics import spread
-from sd_aanet.files import written_whole
+from sd_aanet.files import real, written_whole
 from sd_aanet.metrics import class_iou, class_sums, scores
 from sd_aanet.settings import named
 
@@ -98,10 +98,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_result(result: Result, out: Path) -> None:
-    """Write result.json."""
-    with written_whole(out / "result.json") as path:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+def write_result(result: Result, out: Path, checkpoint: str | None) -> None:
+    """Write result.json, with the path of the checkpoint."""
+    path = None if checkpoint is None else real(checkpoint)
+    with written_whole(out / "result.json") as file:
+        file.write_text(json.dumps(result | {"checkpoint": path}, indent=1) + "\n", encoding="utf-8")
 
 
 def write_episodes(

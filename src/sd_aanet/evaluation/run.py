@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from sd_aanet.checkpoint import Trained, load_trained
 from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
-from sd_aanet.evaluation.leakage import leaked_classes
+from sd_aanet.evaluation.leakage import say_leaked
 from sd_aanet.evaluation.results import Result, table, write_result
 from sd_aanet.evaluation.tester import Views
 from sd_aanet.files import results_in
 from sd_aanet.machine import resolve_workers
 from sd_aanet.settings import data_settings
 from sd_aanet.trainer import for_test, is_first, silence_lightning, trainer_settings, world_size
-
-logger = logging.getLogger(__name__)
 
 
 def run(config: dict[str, Any]) -> Result:
@@ -62,17 +59,17 @@ def run(config: dict[str, Any]) -> Result:
     if config["checkpoint"] is None:
         trained = Trained(method.eval(), network, preprocess, len(data.source("val").classes))
     first = is_first(for_test(settings))
-    if first and (leaked := leaked_classes(trained.training or {}, data.describe())):
-        logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
+    if first:
+        say_leaked(trained.training, data.describe())
     out = Path(config["out"])
     with results_in(out) if first else nullcontext():
         cache = (config["cache_gb"], config["cache_dir"])
-        result = evaluate(trained, data, settings, protocol, out, *cache) | {"checkpoint": config["checkpoint"]}
+        result = evaluate(trained, data, settings, protocol, out, *cache)
         if not first:
             return {}
         if config["checkpoint"] is None and method.trains:
             result["label"] += ", untrained"
-        write_result(result, out)
+        write_result(result, out, config["checkpoint"])
     print(table(result))
     print("\nwritten: " + ", ".join(str(out / name) for name in ("result.json", "episodes.csv", "episodes.png")))
     return result

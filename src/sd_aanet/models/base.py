@@ -7,7 +7,7 @@ kept: by image, by image and class, by support set, by query and example. `compa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -45,6 +45,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         least_batch: episodes on a device that a training step needs.
         masks_features: whether it has `masked_features`.
         loss_weights: the weight of each of the `losses` in their sum; 1 for those that are not named.
+        takes: which of the backbone's choices it takes, "mid" and "high".
         ways: the number of classes that it is made for; None where it takes any.
         output_stride: of the backbone; without effect on those that have but one.
         rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
@@ -54,6 +55,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     trains: bool = True
     adapts: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    takes: ClassVar[Set[str]] = frozenset({"mid"})
     ways: int | None = None
     output_stride: ClassVar[int] = 8
     rules: ClassVar[Mapping[str, Rule]] = {}

@@ -68,6 +68,7 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, Maps]):
     """
 
     name = "hsnet"
+    takes = frozenset()
     label = "HSNet"
     output_stride = 32
 

@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 
 from sd_aanet.arguments import setting
 from sd_aanet.errors import ConfigError
-from sd_aanet.files import new_folder
+from sd_aanet.files import new_folder, real
+from sd_aanet.mistakes import told_in_one_line
 from sd_aanet.sweep.launchers import at_once, check, check_plugin
 from sd_aanet.sweep.run import LEDGERS, Sweep
 
@@ -51,7 +52,7 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
     if given.config_dir:
         common.append(f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']")
     with initialize_config_dir(str(conf), version_base="1.3"):
-        configs = [compose(command, [*common, *job], return_hydra_config=True) for job in jobs]
+        configs = [_composed(command, [*common, *job], _apart(job, jobs), conf) for job in jobs]
     config = configs[0]
     launcher = str(config.hydra.runtime.choices["hydra/launcher"])
     check(config, launcher)
@@ -72,8 +73,23 @@ def plan(command: str, conf: Path, argv: Sequence[str]) -> Sweep | None:
         launcher=launcher,
         at_once=at_once(launcher, config, len(jobs)),
         more=(more,),
+        checkpoints={str(each.checkpoint): real(each.checkpoint) for each in configs if each.get("checkpoint")},
         ledger=folder / f"{LEDGERS}{os.getpid()}-{time.time_ns()}",
     )
+
+
+def _apart(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> str:
+    """What a job has that not all have."""
+    return " ".join(one for one in job if not all(one in other for other in jobs))
+
+
+def _composed(command: str, overrides: list[str], apart: str, conf: Path) -> DictConfig:
+    """A job's configuration; what is wrong with it, with the job that it is."""
+    try:
+        with told_in_one_line(command, conf):
+            return compose(command, overrides, return_hydra_config=True)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (job {apart})" if apart else str(error)) from error
 
 
 def _options(command: str, argv: Sequence[str]) -> Namespace:

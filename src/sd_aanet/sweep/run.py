@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Sweep:
         launcher: Hydra's name of what runs them.
         at_once: how many of them share this machine.
         more: overrides that Hydra gets in addition.
+        checkpoints: those that jobs name, and the file that each was when the sweep began: a job that ends turns
+            runs/latest.
         ledger: a folder, there while the command runs, in which a job leaves its outcome under its number.
     """
 
@@ -72,6 +74,7 @@ class Sweep:
     launcher: str
     at_once: int
     more: tuple[str, ...]
+    checkpoints: Mapping[str, str]
     ledger: Path
 
     def run(self, launch: Callable[[], None]) -> int:
@@ -178,6 +181,8 @@ class Sweep:
             ConfigError: settings that cannot work in a sweep, or the folder holds a training with others.
         """
         check(config, self.launcher)
+        if config.get("checkpoint") in self.checkpoints:
+            config = {**config, "checkpoint": self.checkpoints[config["checkpoint"]]}
         trains = "resume" in config
         if trains and is_finished(config):
             return "finished"

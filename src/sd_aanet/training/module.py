@@ -51,6 +51,7 @@ class FewShotModule(pl.LightningModule):
         self.optimizer = optimizer
         self.comparer = Comparer(self.method)
         self.val_metric = FewShotIoU(classes)
+        self._before: list[tuple[int, int]] = []  # the last step's episodes
         self._val_finite: list[Tensor] = []  # one a batch, looked at once, at the end
 
     def cache_features(self, gigabytes: float, folder: str | None) -> None:
@@ -74,17 +75,25 @@ class FewShotModule(pl.LightningModule):
         total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         if not torch.isfinite(total.detach()):
             shown = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
-            places = [(self.current_epoch, index) for index in episode.index.tolist()]
+            step, places = self.trainer.global_step, self._places(episode)
+            what = f"the loss is not finite at step {step} ({shown})"
+            if self._before and not all(torch.isfinite(value).all() for value in self.method.parameters()):
+                step, places = step - 1, self._before
+                what = f"the weights are not finite after step {step} (the next loss: {shown})"
             raise TrainingError(
-                f"the loss is not finite at step {self.trainer.global_step} ({shown}), episodes "
-                f"{', '.join(str(index) for _, index in places)} of epoch {self.current_epoch}: {REMEDY}",
+                f"{what}, episodes {', '.join(str(index) for _, index in places)} of epoch {places[0][0]}: {REMEDY}",
                 places,
+                step,
             )
+        self._before = self._places(episode)
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         logged = {f"train/{name}": term.detach() for name, term in ({"total": total} | terms).items()}
         self.log_dict(logged | {"train/lr": rate}, batch_size=len(episode.query), sync_dist=True)  # of all devices
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total
+
+    def _places(self, episode: Episode) -> list[tuple[int, int]]:
+        return [(self.current_epoch, index) for index in episode.index.tolist()]
 
     def on_train_batch_end(self, outputs: Any, batch: Episode, batch_index: int) -> None:
         """At the end of an epoch, when checkpoints are due, refuse weights that are not finite.

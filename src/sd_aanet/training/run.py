@@ -24,8 +24,9 @@ from sd_aanet.data.datamodule import EpisodeDataModule
 from sd_aanet.data.episode_lists import write_list
 from sd_aanet.errors import CheckpointError, ConfigError, SDAANetError, TrainingError, of_machine
 from sd_aanet.evaluation.evaluate import Protocol, evaluate
+from sd_aanet.evaluation.leakage import say_leaked, seen_classes
 from sd_aanet.evaluation.results import table, write_result
-from sd_aanet.files import claimed, results_in, short, written_whole
+from sd_aanet.files import claimed, real, results_in, short, written_whole
 from sd_aanet.machine import resolve_workers
 from sd_aanet.models.base import Method
 from sd_aanet.rules import check
@@ -74,6 +75,8 @@ def run(config: Config) -> dict[str, float]:
         check_resumable(resume, out)
         config = saved_config(out, config)
         logger.info("resuming with the settings of %s; others given now do not count", out / "config.yaml")
+    elif config["checkpoint"] is not None:
+        config = config | {"checkpoint": real(config["checkpoint"])}  # also where it starts afresh
     if not _is_first(config):
         return _run(config, out, resume)
     with claimed(out):
@@ -159,7 +162,7 @@ def _train(
                 f"{short(out / LAST)} is of before" if (out / LAST).is_file() else "no checkpoint yet"
             )
             if specs:
-                about = {"dataset": data.source("train").name, "split": "train", "step": trainer.global_step}
+                about = {"dataset": data.source("train").name, "split": "train", "step": error.step}
                 write_list(out / NOT_FINITE, data.source("train"), specs, about)
                 line += f"; the episodes are in {short(out / NOT_FINITE)}"
             raise TrainingError(line) from error
@@ -247,6 +250,9 @@ def _module(
             "set augment=none or augment=flip"
         )
     described = data.describe()
+    start = None if config["checkpoint"] is None else load_trained(config["checkpoint"])
+    seen = () if start is None else seen_classes(start.training or {}, described["dataset"])
+    trained_on = dict.fromkeys([*described["classes"]["train"], *seen])  # what the weights know, they keep
     module = FewShotModule(
         network,
         {name: list(v) if isinstance(v, tuple) else v for name, v in vars(data.preprocess).items()},
@@ -256,16 +262,15 @@ def _module(
             "dataset": described["dataset"],
             **{name: config[name] for name in named("recorded")},
             "size": data.size,
-            "classes": {stage: described["classes"][stage] for stage in ("train", "val")},
+            "classes": {"train": list(trained_on), "val": described["classes"]["val"]},
         },
     )
     module.method.load_state_dict(method.state_dict())
     if caches:
         module.cache_features(affordable(config["cache_gb"], settings), config["cache_dir"])
-    if config["checkpoint"] is not None:
-        start = load_trained(config["checkpoint"]).method.state_dict()
+    if start is not None:
         try:
-            module.method.load_state_dict(start)
+            module.method.load_state_dict(start.method.state_dict())
         except RuntimeError as error:
             line = " ".join(str(error).split())[:200]
             raise CheckpointError(f"checkpoint '{config['checkpoint']}' does not fit this network: {line}") from None
@@ -292,8 +297,10 @@ def _evaluate(
 ) -> dict[str, float]:
     protocol = Protocol(config["protocol"]["name"], config["resolution"], config["seeds"], config["seed"])
     cache = (config["cache_gb"], config["cache_dir"])
-    result = evaluate(load_trained(checkpoint), data, settings, protocol, out, *cache) | {"checkpoint": str(checkpoint)}
-    write_result(result, out)
+    trained = load_trained(checkpoint)
+    say_leaked(trained.training, data.describe())
+    result = evaluate(trained, data, settings, protocol, out, *cache)
+    write_result(result, out, str(checkpoint))
     print(f"\n{checkpoint.name} on the novel classes of fold {config['fold']}, never trained on:\n{table(result)}")
     return {f"test/{name}": result[name] for name in ("miou", "fb_iou")}
 

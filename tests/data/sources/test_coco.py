@@ -135,6 +135,13 @@ def test_a_pixel_of_several_objects_belongs_to_the_smallest(write: Write) -> Non
     assert label(write(*equal[::-1]))[12, 12] == 3
 
 
+def test_one_outline_of_two_categories_is_told(write: Write) -> None:
+    one, other = [rectangle(5, 5, 10, 10)], [rectangle(6, 5, 10, 10)]
+    for category, told in ((3, True), (5, False)):  # twice the same hides nothing
+        found = CocoAnnotations(write(annotation(7, 5, one), annotation(7, category, one), annotation(7, 3, other)))
+        assert [stray.defect for stray in found.strays()] == ["covered"] * told
+
+
 def test_crowds_are_ignored_where_no_object_is(write: Write) -> None:
     crowd = np.zeros((H, W), bool)
     crowd[:10] = True

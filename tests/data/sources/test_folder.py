@@ -232,6 +232,7 @@ def test_classes_may_begin_with_the_background_and_come_from_any_editor(head: st
         "1. cat|2. dog|3. cup|4. fox",
         "1,cat|2,dog|3,cup|4,fox",
         "# label:color_rgb:parts:actions|background:0,0,0::|cat:1,2,3::|dog:4,5,6::|cup:7,8,9::|fox:9,9,9::",
+        "# the classes, as in the masks|cat|# a comment|dog|cup|fox",
         "background:0,0,0::|cat:1,2,3::|dog:4,5,6::|cup:7,8,9:a,b:run|fox:9,9,9::",
     ],
 )

@@ -31,6 +31,7 @@ WARNINGS = {
     "repeated": "images that occur twice",
     "ignored": "masks without any object",
     "outline": "objects without an outline",
+    "covered": "objects outlined twice, as different classes",
     "stray": "files that are left out",
 }
 """Kinds of defects that one can live with."""

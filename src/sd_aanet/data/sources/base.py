@@ -84,6 +84,7 @@ class ImageSource(ABC):
         """What is wrong outside of the images, as errors that are not raised.
 
         The `defect` of each is "stray" (a file that belongs to no image, such as a mask without a picture), "missing"
-        (a picture that was labelled and is not there) or "outline" (objects that have a box and no outline).
+        (a picture that was labelled and is not there), "outline" (objects that have a box and no outline) or
+        "covered" (objects outlined twice, as different classes).
         """
         return ()

@@ -17,7 +17,7 @@ from sd_aanet.data.sources.run_lengths import paint, unpack
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import DataError
 
-_VERSION = 4
+_VERSION = 5
 """Of what is kept and of the way that labels are made: to be raised when that changes."""
 
 
@@ -61,7 +61,7 @@ class CocoAnnotations:
         self.categories: tuple[tuple[int, str], ...] = tuple((number, name) for number, name in index["categories"])
         self.used = frozenset(index["used"])
         self.images = tuple(index["images"])
-        self.boxes_only = int(index["boxes_only"])
+        self.boxes_only, self._covered = int(index["boxes_only"]), int(index["covered"])
         self.sizes: NDArray[np.int32] = arrays["sizes"]
         self._first = arrays["first"]  # (N + 1,), of each image's regions
         self.annotated = np.diff(self._first) > 0
@@ -86,10 +86,19 @@ class CocoAnnotations:
         return np.ascontiguousarray(columns.T)
 
     def strays(self) -> list[DataError]:
-        """The objects without an outline, as `ImageSource.strays` tells of them."""
+        """The objects without an outline, and those that others hide, as `ImageSource.strays` tells of them."""
         count = self.boxes_only
         line = f"annotations {self.path} hold objects without an outline ({count}), which are left out: export polygons"
-        return [DataError(line, "outline")] if count else []
+        strays = [DataError(line, "outline")] if count else []
+        if self._covered:
+            strays.append(
+                DataError(
+                    f"annotations {self.path} hold objects that others of another category cover to the pixel "
+                    f"({self._covered}), of which the later ones count: take one of each off",
+                    "covered",
+                )
+            )
+        return strays
 
 
 def _split(path: Path) -> Arrays:
@@ -102,6 +111,10 @@ def _split(path: Path) -> Arrays:
         "used": sorted({region.category for region in drawn if not region.crowd}),
         "images": content.images,
         "boxes_only": content.boxes_only,
+        "covered": sum(
+            len({(region.category, region.packed) for region in regions}) - len({region.packed for region in regions})
+            for regions in content.regions
+        ),
         "wrong": content.wrong,
     }
     return {

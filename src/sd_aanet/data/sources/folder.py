@@ -23,9 +23,10 @@ class Folder(LabelMapSource):
     """A data set of one's own.
 
     Either `images/`, `masks/` (for each picture a palette or grey PNG of the same name: class indices, 255 = ignore)
-    and `classes.txt` (the name of class n in line n; names of index 0, such as `_background_`, are passed over at its
-    top). With one class, masks may be painted in 0 and 255. Or pictures, in `images/` or not, and one JSON file in
-    COCO's format, as labelme, CVAT, Label Studio and Roboflow export it; its classes are those with an outlined object.
+    and `classes.txt` (the name of class n in line n; comments, `# ...`, are passed over, and so are at its top names of
+    index 0, such as `_background_`). With one class, masks may be painted in 0 and 255. Or pictures, in `images/` or
+    not, and one JSON file in COCO's format, as labelme, CVAT, Label Studio and Roboflow export it; its classes are
+    those with an outlined object.
     Or what Roboflow makes of a divided data set, `train/` and `valid/`, each with its `_annotations.coco.json`: they
     are the splits "train" and "val", and `test/`, if there is one, is passed over.
     Pictures without a mask are no part of the data set; they are turned the way a viewer shows them (EXIF).

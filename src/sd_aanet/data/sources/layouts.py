@@ -229,7 +229,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
     """The names of the classes from 1 on: of plain lines, numbered ones, or CVAT's `name:colour:parts:actions`."""
     if not path.is_file():
         raise DataError(f"{path} does not exist, expected the name of class n in line n: write it")
-    names = _unnumbered(_without_colours(read_lines(path)), path)
+    lines = [line for line in read_lines(path) if not line.startswith("# ")]
+    names = _unnumbered(_without_colours(lines), path)
     while names and (names[0].startswith("_") or _is_background(names[0])):
         names.pop(0)
     twice, background = _twice(names), [name for name in names if _is_background(name)]
@@ -246,7 +247,7 @@ def _is_background(name: str) -> bool:
 
 def _without_colours(lines: list[str]) -> list[str]:
     """The names of CVAT's labelmap.txt; other lines as they are."""
-    labels = [re.fullmatch(r"(.+?):(\d+,\d+,\d+)?:[^:]*:[^:]*", line) for line in lines if not line.startswith("# ")]
+    labels = [re.fullmatch(r"(.+?):(\d+,\d+,\d+)?:[^:]*:[^:]*", line) for line in lines]
     return [label[1] for label in labels if label] if labels and all(labels) else lines
 
 

@@ -101,6 +101,8 @@ class MidHigh(FewShotMethod[Mid, High, Q, S, T, P], Generic[Q, S, T, P]):
         high: name of the output; None without a prior mask.
     """
 
+    takes = frozenset({"mid", "high"})
+
     def __init__(self, backbone: Backbone, prior: bool = True) -> None:
         super().__init__(backbone)
         self.mid = backbone.mid
