@@ -162,6 +162,8 @@ class Worker:
             self.connection.close()
             try:
                 _work(other, folder, self.log, name, seed, table)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         other.close()
