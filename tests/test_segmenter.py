@@ -283,3 +283,5 @@ def test_a_small_object_is_seen_by_a_method_that_looks_closer() -> None:
         else:
             with pytest.raises(DataError, match="too few for the network to see"):
                 segmenter.remember([(picture(0, 65, 65), small)])
+            with pytest.raises(DataError, match="too few for the network to see"):  # what is ignored shows nothing
+                segmenter.remember([(picture(0, 65, 65), np.where(small, 1, np.pad([[255]], ((0, 64), (0, 64)))))])
