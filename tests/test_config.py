@@ -1,5 +1,6 @@
 """conf/: every choice composes, fits the code, and explains each of its keys."""
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,9 @@ THREE_STRIDES = re.compile("resnet|efficientnet|dinov3_convnext")
 """The backbones that HSNet can look at."""
 
 
+@functools.cache
 def composed(command: str, *overrides: str) -> dict[str, Any]:
+    """What these make together; not to be changed, for others look at it, too: composing takes most of these tests."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(command, [*overrides, "out=somewhere"])
     plain = OmegaConf.to_container(config, resolve=True)
