@@ -1,9 +1,9 @@
-"""`make bench-busy`: evaluation and training with other work on the same cores, waiting threads asleep or spinning.
+"""`make bench-busy`: evaluation and training beside other work, waiting threads soon asleep or spinning.
 
-OpenMP's threads spin for a while before they sleep; beside other work they take the time that the thread they wait for
-would need. `sd_aanet` makes them sleep (OMP_WAIT_POLICY=PASSIVE, unless it is set). Each measurement is a process of
-its own, alone and then beside one process a core, in turn; the fastest of each counts. With so much other work as
-there are cores, half of the idle speed is a fair share: met is at most twice as slow as that.
+OpenMP's threads spin for a while before they sleep; beside other work they take the time that the thread they wait
+for would need. `sd_aanet` makes them sleep soon (see its `__init__.py`), unless the user says how they wait. Each
+measurement is a process of its own, alone and then beside one process a core, in turn; the fastest of each counts. With
+so much other work as there are cores, half of the idle speed is a fair share: met is at most twice as slow as that.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from contextlib import contextmanager
 
 from sd_aanet.machine import cores
 
-WAYS = {"asleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
-"""What `sd_aanet` sets; and what libgomp does by itself where nothing is set."""
+WAYS: dict[str, dict[str, str]] = {"soon asleep": {}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
+"""As `sd_aanet` has it, and as libgomp has it by itself."""
 MOST = 4.0
 """Times the idle time: twice as slow as half of the idle speed."""
 MEASURED = """
 import sys, time
+import sd_aanet  # before torch is loaded, which reads what it sets
 from benchmarks.rows import evaluate, listed, our_step
 from benchmarks.workload import Workload
 from sd_aanet.comparing import Comparer
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--nice", type=int, default=0, help="of the other work; 19 is the lowest priority")
     given = parser.parse_args()
     print(f"{cores()} cores, load {os.getloadavg()[0]:.1f} before it started")
-    print(f"\n{'':28}alone    beside   ratio to the fastest alone")
+    print(f"\n{'':31}alone    beside   ratio to the fastest alone")
     for what in ("evaluation", "training"):
         alone: dict[str, list[float]] = {way: [] for way in WAYS}
         beside: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -92,7 +93,7 @@ def main() -> None:
         for way in WAYS:
             first, second = min(alone[way]), min(beside[way])
             met = "met" if second <= MOST * idle else "missed"
-            print(f"{what:<14}{way:<10}{first:7.3f} s{second:8.3f} s{second / idle:8.1f}   {met}", flush=True)
+            print(f"{what:<14}{way:<13}{first:7.3f} s{second:8.3f} s{second / idle:8.1f}   {met}", flush=True)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ def test_a_normal_training_prints_nothing_on_standard_error() -> None:
     assert "python -m sd_aanet evaluate" in done.out, "the command is given as it was called"
 
 
+@pytest.mark.slow
 def test_multirun_runs_a_job_for_each_combination_in_a_folder_of_its_own() -> None:
     ran("train", "-m", "fold=0,1", "shot=1,2", *TINY, "steps=2", "test_episodes=0")
     sweep = Path("runs/sweeps/shapes_resnet18_sd_aanet")

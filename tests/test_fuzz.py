@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("fuzz.py")
 
 
+@pytest.mark.slow
 def test_some_inputs() -> None:
     """Another process, which leaves nothing in this one's environment."""
     command = [sys.executable, str(SCRIPT), "--count", "60", "--jobs", "1"]
