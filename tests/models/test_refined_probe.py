@@ -8,7 +8,6 @@ import torch
 
 from networks import tiny
 from sd_aanet.backbones import build_backbone
-from sd_aanet.comparing import Comparer
 from sd_aanet.errors import ConfigError
 from sd_aanet.models import build_method
 from sd_aanet.models.parts.refiner import Refiner
@@ -72,10 +71,3 @@ def test_what_was_learnt_from_is_told() -> None:
 def test_another_backbone_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^model=refined_probe on EfficientNet-Lite0, [^\n]*model=probe$"):
         RefinedProbe(build_backbone("efficientnet_lite0"))
-
-
-def test_the_same_probe_is_underneath() -> None:
-    method, plain = tiny("refined_probe"), tiny("probe", build_backbone("efficientnet_lite2"))
-    assert (method.balance, method.l2, method.cells) == (0.75, 0.3, 20_000)
-    assert plain.shipped == {}
-    assert Comparer(method).method is method
