@@ -5,8 +5,8 @@ import re
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sd_aanet.composition import config_folder
 from sd_aanet.effects import without_effect
+from sd_aanet.files import config_folder
 
 
 @pytest.mark.parametrize(

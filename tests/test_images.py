@@ -24,7 +24,7 @@ from sd_aanet.images import (
     read_label,
     read_mask,
 )
-from sd_aanet.supports import foreground_of, read_support
+from sd_aanet.segmenting.supports import foreground_of, read_support
 
 ORIENTATION = 0x0112
 

@@ -20,7 +20,7 @@ COMPOSED = {
     "evaluate": ("sd_aanet.evaluation.run", "mIoU and FB-IoU of a checkpoint on classes it never saw"),
     "check": ("sd_aanet.data.check", "read a whole data set, say what is in it and what is wrong with it"),
     "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
-    "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
+    "predict": ("sd_aanet.segmenting.predict", "find in pictures what some labelled pictures show"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {

@@ -18,8 +18,8 @@ from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
-from sd_aanet.predict import _pair, run
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.predict import _pair, run
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 
 def save_tiny(path: Path, **network: object) -> Path:
