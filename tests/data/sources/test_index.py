@@ -73,6 +73,15 @@ def test_a_mask_of_the_same_size_and_another_time_makes_it_anew(root: Path, read
     assert read(Pascal5i(root, "val")) == 20
 
 
+def test_a_mask_of_the_same_size_and_time_makes_it_anew(root: Path, read: Counted) -> None:
+    read(Pascal5i(root, "val"))
+    mask = voc_pairs(root, "val")[0][1]
+    state = mask.stat()
+    mask.write_bytes(mask.read_bytes())
+    os.utime(mask, ns=(state.st_atime_ns, state.st_mtime_ns))  # as what is unpacked from a second archive
+    assert read(Pascal5i(root, "val")) == 20
+
+
 def test_another_list_makes_it_anew(root: Path, read: Counted) -> None:
     read(Pascal5i(root, "val"))
     names = root / "ImageSets/Segmentation/val.txt"

@@ -28,6 +28,11 @@ def cache_folder() -> Path | None:
     return None if caches.startswith("~") else Path(caches) / "sd_aanet"
 
 
+def state_of(file: os.stat_result) -> str:
+    """What differs once a file has changed: size and times, of which tools set back one alone, as they copy or unpack."""
+    return f"{file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
+
+
 def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:
     """What `make` gives, from the cache folder where it is there.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_aanet.data.sources.cache import Arrays, kept
+from sd_aanet.data.sources.cache import Arrays, kept, state_of
 from sd_aanet.data.sources.coco_json import read_coco
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.data.sources.run_lengths import paint, unpack
@@ -54,7 +54,7 @@ class CocoAnnotations:
                 "check it"
             ) from None
         name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
-        self.state = f"{_VERSION} {state.st_size} {state.st_mtime_ns}"
+        self.state = f"{_VERSION} {state_of(state)}"
         arrays = kept(f"coco/{name}", self.state, partial(_split, self.path))
         index = json.loads(arrays["index"].tobytes())
         refuse(*(f"annotations {self.path}: {line}" for line in index["wrong"]))
