@@ -29,7 +29,7 @@ def cache_folder() -> Path | None:
 
 
 def state_of(file: os.stat_result) -> str:
-    """What differs once a file has changed: size and times, of which tools set back one alone, as they copy or unpack."""
+    """What differs once a file has changed: its size and times. Tools that copy or unpack set back one time alone."""
     return f"{file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
 
 
