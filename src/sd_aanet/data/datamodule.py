@@ -260,7 +260,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @cached_property
     def _listed(self) -> EpisodeList | None:
-        """The list of `episodes_file`, if there is one; what it says of fold and supports has to be true of this one."""
+        """The list of `episodes_file`, if there is one; what it says of fold and supports has to be true here."""
         if self.episodes_file is None:
             return None
         listed = read_list(Path(self.episodes_file), self.source("val"))

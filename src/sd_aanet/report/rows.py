@@ -136,6 +136,7 @@ def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 def _key(run: Run, resolution: str) -> str:
     training = {name: value for name, value in run.training.items() if name not in ("seed", "fold", "classes")}
     parts = [run.dataset, run.shot, run.result["network"], training, run.recipe, switches(run), resolution]
+    parts.append(run.result["precision"])
     return json.dumps([*parts, _untrained(run), bool(run.leaked), run.fold < 0], sort_keys=True, default=str)
 
 
@@ -174,7 +175,7 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
         train_shot=first.training.get("shot"),
         resolution=resolution,
         protocol=protocol,
-        settings=dict(flat(first.result["network"])) | training | first.recipe,
+        settings=dict(flat(first.result["network"])) | training | first.recipe | {"tested in": first.result["precision"]},
         folds=first.protocol["folds"],
         runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )
