@@ -369,6 +369,7 @@ def test_a_folder_that_holds_a_training_is_not_written_into() -> None:
     ran("train", *SHORT, "steps=1", "out=run")
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     refused(run("train", *SHORT, "steps=1", "out=run"), "out='run'", "holds a training already", "resume=run")
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
 def test_an_evaluations_folder_is_refused() -> None:
@@ -377,7 +378,6 @@ def test_an_evaluations_folder_is_refused() -> None:
     Path("other/result.json").write_text("{}")
     refused(run("train", *SHORT, "steps=1", "out=other"), "out='other' holds the scores of an evaluation")
     assert [path.name for path in Path("other").iterdir()] == ["result.json"]
-    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
 # Loggers

@@ -126,7 +126,8 @@ class Run:
                 except Exception as error:  # the system's, YAML's or OmegaConf's
                     line = " ".join(str(error).split())
                     raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
-                own = dict.fromkeys([*named("recipe"), "backbone.weights", *(key for key in saved if key.startswith("optimizer."))])
+                optimizer = (key for key in saved if key.startswith("optimizer."))
+                own = dict.fromkeys([*named("recipe"), "backbone.weights", *optimizer])
                 found = {key: saved[key] for key in own if saved.get(key) is not None and key != "optimizer.lr"}
                 # Each fold starts from one of its own.
                 return found | ({"checkpoint": "given"} if saved.get("checkpoint") is not None else {})

@@ -167,6 +167,7 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
     collected = {name: _collected([run.protocol[name] for run, _ in group]) for name in named("collected")}
     protocol = switches(first) | {"resolution": resolution} | collected
     training = {name: value for name, value in first.training.items() if name not in (*OF_A_RUN, *protocol)}
+    tested = {"tested in": first.result["precision"]}
     row = Row(
         dataset=first.dataset,
         model=_model(first),
@@ -175,7 +176,7 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
         train_shot=first.training.get("shot"),
         resolution=resolution,
         protocol=protocol,
-        settings=dict(flat(first.result["network"])) | training | first.recipe | {"tested in": first.result["precision"]},
+        settings=dict(flat(first.result["network"])) | training | first.recipe | tested,
         folds=first.protocol["folds"],
         runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )

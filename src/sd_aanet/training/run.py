@@ -86,7 +86,7 @@ def run(config: Config) -> dict[str, float]:
                 + ("" if (out / LAST).is_file() else ", which starts it afresh: it made no checkpoint")
             )
         if resume is None and (out / "result.json").exists():
-            raise ConfigError(f"out='{out}' holds the scores of an evaluation, not this training's: choose another folder")
+            raise ConfigError(f"out='{out}' holds the scores of an evaluation already: choose another folder")
         try:
             return _run(config, out, resume)
         except KeyboardInterrupt:
