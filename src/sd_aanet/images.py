@@ -175,8 +175,8 @@ def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:
     """The same file, whose pixels are class indices."""
     if _is_reversed(file):
         raise DataError(
-            f"{name} has a palette with the light colour at 0 and black at 1, as reducing colours leaves it by chance, so "
-            "that its indices and its looks disagree: save it as 8-bit grey PNG, with 0 where nothing is",
+            f"{name} has a palette with the light colour at 0 and black at 1, as reducing colours leaves it by chance: "
+            "its indices and its looks disagree: save it as 8-bit grey PNG, with 0 where nothing is",
             defect="values",
         )
     if file.mode not in modes:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -444,3 +445,11 @@ def test_tests_in_another_precision_are_rows_of_their_own() -> None:
         Path(f"sweep/{seed}/result.json").write_text(json.dumps(result | {"precision": precision}))
     labels = [line["model"].partition(", ")[2] for line in measured(reported()[1])]
     assert labels == ["tested in 32-true", "tested in bf16-mixed"]
+
+
+def test_names_that_are_not_in_utf_8_are_told_as_what_they_are() -> None:
+    make_run(Path("sweep", os.fsdecode(b"caf\xe9")))
+    ran("report", "sweep")
+    assert "caf\\udce9" in Path("sweep/report/report.html").read_text(encoding="utf-8")
+    make_run(Path("strange/a"), label="half a \ud83d sign")
+    refused(run("report", "strange"), "strange/a/result.json' is not a result", "label=", "expected a text in UTF-8")

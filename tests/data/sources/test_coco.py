@@ -291,6 +291,7 @@ FILES: list[tuple[dict[str, Any], str]] = [
         "'categories' has 255 entries, expected 1 to 254 .*: export",
     ),
     ({"categories": [CATEGORY, {"id": "5", "name": "dog"}]}, r'categories\[1\]\.id is "5", expected a whole number'),
+    ({"categories": [CATEGORY | {"name": "\ud83d"}]}, r'categories\[0\]\.name is "\\ud83d", expected a name'),
     ({"categories": [{"id": 3}]}, r"categories\[0\]\.name is missing or null, expected a name"),
     ({"categories": [CATEGORY, CATEGORY | {"name": "dog"}]}, r"categories\[1\]\.id is 3, which categories\[0\] has"),
 ]

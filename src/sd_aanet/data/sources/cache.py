@@ -23,7 +23,7 @@ _CHECK = 32
 def cache_folder() -> Path | None:
     """$SD_AANET_CACHE, else sd_aanet in the user's cache folder; None where there is no home. Not made here."""
     if own := os.environ.get("SD_AANET_CACHE"):
-        return Path(own)
+        return Path(own).expanduser()
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return None if caches.startswith("~") else Path(caches) / "sd_aanet"
 

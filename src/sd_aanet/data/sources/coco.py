@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class CocoAnnotations:
                 f"annotations {self.path} cannot be read ({error.strerror}), expected a JSON file in COCO's format: "
                 "check it"
             ) from None
-        name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         self.state = f"{_VERSION} {state_of(state)}"
         arrays = kept(f"coco/{name}", self.state, partial(_split, self.path))
         index = json.loads(arrays["index"].tobytes())

@@ -80,7 +80,7 @@ def _of_file(holds: Callable[[str], bool], files: Sequence[str], i: int) -> bool
 
 def _place(name: str, root: Path) -> str:
     """Where an index is kept."""
-    return f"index/{name}_{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+    return f"index/{name}_{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
 
 
 def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None:
@@ -89,4 +89,4 @@ def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None
         with suppress(OSError, ValueError):  # missing, or no name of a file: who reads it says so
             state = state_of(os.stat(path))
             name = path.removeprefix(str(root))  # the root may be written in several ways
-            digest.update(f"{name} {state}\n".encode())
+            digest.update(os.fsencode(f"{name} {state}\n"))
