@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from sd_aanet.segmenter import FewShotSegmenter, Segmentation
 from sd_aanet.settings import RULES
 from sd_aanet.supports import read_support
 
+logger = logging.getLogger(__name__)
 OURS = ("_mask.png", "_overlay.png", "_attention.png")
 SUPPORTS = "supports.png"
 _COLUMNS, _SIDE = 4, 320
@@ -136,6 +138,20 @@ def _queries(entries: Sequence[str]) -> list[Path]:
             raise DataError(f"query folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
         pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
         pictures = [path for path in pictures if not path.name.startswith(".")]
+        stems = {path.stem for path in pictures}
+        ours = [path for path in found if path not in pictures and not path.name.startswith(".")]
+        alone = [
+            path
+            for path in ours
+            if path.name != SUPPORTS and re.sub(r"(_\d+)?_[a-z]+\.png$", "", path.name) not in stems
+        ]
+        if pictures and alone:
+            logger.warning(
+                "CAUTION: %d pictures of %s are left out, such as %s, being called as results are: give them by name",
+                len(alone),
+                entry,
+                alone[0].name,
+            )
         if not pictures:
             raise DataError(f"query folder '{entry}' holds no picture: expected files ending in {', '.join(SUFFIXES)}")
         queries += pictures
