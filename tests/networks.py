@@ -25,6 +25,8 @@ BINS = (1.0, 7, 0.5, 2)
 _HEAD = {"channels": CHANNELS, "bins": BINS, "dropout": 0.0}
 SMALL: dict[str, dict[str, Any]] = {"sd_aanet": _HEAD, "sd_aanet_multi": _HEAD}
 """Settings with which a method is quick and draws nothing; a method without such has none here."""
+ONLY = {"refined_probe": "efficientnet_lite2"}
+"""The backbone of a method that has but one."""
 OF_BACKBONE = ("trainable", "norm", "mid", "high", "stride_on", "output_stride")
 
 
@@ -49,7 +51,7 @@ def small(
 
 
 def tiny(name: str, backbone: Backbone | None = None, dtype: torch.dtype = torch.float64, ways: int = 2) -> Method:
-    """Any method by its name, over a ResNet-18 unless another is given, in eval mode.
+    """Any method by its name, over a ResNet-18, or its only backbone, unless another is given, in eval mode.
 
     Args:
         name: of the method.
@@ -60,7 +62,8 @@ def tiny(name: str, backbone: Backbone | None = None, dtype: torch.dtype = torch
     torch.manual_seed(0)
     chosen = find_method(name)
     settings = SMALL.get(name, {}) | ({"ways": ways} if name == "sd_aanet_multi" else {})
-    method = chosen(backbone or ResNet(18, output_stride=chosen.output_stride), **settings).to(dtype)
+    backbone = backbone or build_backbone(ONLY.get(name, "resnet18"), output_stride=chosen.output_stride)
+    method = chosen(backbone, **settings).to(dtype)
     rough(method)
     return method.eval()
 

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from networks import ONLY
 from sd_aanet.backbones import backbone_rules
 from sd_aanet.building import network_arguments, sizes
 from sd_aanet.composition import config_folder
@@ -68,6 +69,10 @@ def test_every_method_is_made_of_every_backbone(model: str, backbone: str) -> No
         arguments = network_arguments(config["backbone"], config["model"])
         if model == "hsnet" and not THREE_STRIDES.match(backbone):
             with pytest.raises(ConfigError, match="8, 16 and 32"):
+                build_method(**arguments)
+            return
+        if backbone != ONLY.get(model, backbone):
+            with pytest.raises(ConfigError, match=f"backbone={ONLY[model]}"):
                 build_method(**arguments)
             return
         method = build_method(**arguments)

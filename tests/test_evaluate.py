@@ -115,7 +115,7 @@ def test_other_shots_other_sizes_other_folds(checkpoint: str) -> None:
 
 
 def test_classes_that_were_trained_on_are_pointed_out(checkpoint: str) -> None:
-    words = "CAUTION: this checkpoint has seen 5 of 5 tested classes (zigzag arrow, "
+    words = "CAUTION: this network has seen 5 of 5 tested classes (zigzag arrow, "
     assert words in ran("evaluate", *EVALUATION, checkpoint, "fold=1").out
     assert "CAUTION" not in ran("evaluate", *EVALUATION, checkpoint, "fold=0", "out=out").out
     ran("report", "evaluations")
@@ -380,12 +380,12 @@ def test_a_list_carries_its_own_switches(checkpoint: str) -> None:
     names = ("fold", "order", "min_object_pixels", "short_classes", "seed", "test_shot", "shot")
     assert [result["protocol"][name] for name in names] == [1, "pairs", 50, "refuse", 7, 2, 1]
     assert sorted(result["protocol"]["classes"]["test"]) == sorted(result["classes"])
-    assert "CAUTION: this checkpoint has seen" in done.out
+    assert "CAUTION: this network has seen" in done.out
     for other in ("order", "min_object_pixels", "short_classes", "seed", "fold", "dataset"):
         del content[other]
     done, result = listed(checkpoint, content, "fold=1")
     assert [result["protocol"][name] for name in names] == [1, None, None, None, None, 2, 1]
-    assert "CAUTION: this checkpoint has seen" in done.out
+    assert "CAUTION: this network has seen" in done.out
 
 
 def test_a_list_of_base_classes_is_of_no_fold(checkpoint: str) -> None:
@@ -394,7 +394,7 @@ def test_a_list_of_base_classes_is_of_no_fold(checkpoint: str) -> None:
     done, result = listed(checkpoint, content, "fold=0")
     assert result["protocol"]["fold"] is None
     assert sorted(result["protocol"]["classes"]["test"]) == sorted(result["classes"])
-    assert "CAUTION: this checkpoint has seen 5 of 5 tested classes" in done.out
+    assert "CAUTION: this network has seen 5 of 5 tested classes" in done.out
     evaluated(checkpoint, out="drawn")
     ran("report", ".")
     with Path("report/table.csv").open(newline="") as file:

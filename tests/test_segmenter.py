@@ -79,7 +79,9 @@ def test_it_is_the_networks_own_forward(resize: str, shot: int, network: dict[st
 @pytest.mark.parametrize("name", methods())
 def test_any_method_segments(name: str) -> None:
     method = tiny(name, dtype=torch.float32, ways=1)
-    segmenter = FewShotSegmenter(method, Preprocess(method.backbone.grid.nearest(SIZE)), device="cpu")
+    backbone = method.backbone
+    preprocess = Preprocess(backbone.grid.nearest(SIZE), mean=backbone.mean, std=backbone.std)
+    segmenter = FewShotSegmenter(method, preprocess, device="cpu")
     segmenter.remember(supports(2), batch=1)
     for query in (picture(9, 130, 70), picture(4)):
         found = segmenter.segment(query)

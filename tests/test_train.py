@@ -285,7 +285,7 @@ def test_what_the_first_weights_have_seen_is_seen(trained: tuple[Path, Done]) ->
     """Fold 1 is novel to this training, not to the one whose weights it starts from."""
     start = trained[0] / "checkpoints/last.ckpt"
     done = ran("train", *TINY, f"checkpoint={start}", "fold=1", "steps=1", "out=run")
-    assert "CAUTION: this checkpoint has seen 5 of 5 tested classes (zigzag arrow, " in done.out
+    assert "CAUTION: this network has seen 5 of 5 tested classes (zigzag arrow, " in done.out
     training = load_trained("run/checkpoints/best.ckpt").training
     assert training is not None
     assert {*json.loads(Path("run/result.json").read_text())["classes"]} <= {*training["classes"]["train"]}

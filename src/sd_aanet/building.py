@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
+
 from sd_aanet.backbones import backbone_rules
 from sd_aanet.backbones.base import Grid
 from sd_aanet.backbones.int8 import stride_of
@@ -68,6 +70,7 @@ def untrained(config: Config) -> tuple[Method, Config, Preprocess]:
     method, network = build_network(config)
     backbone = method.backbone
     size, resize = sizes(config, backbone.grid)[1], config["resize"] or "squash"
+    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method.eval(), network, Preprocess(size, resize, backbone.mean, backbone.std)
 
 

@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from networks import episode, tiny
+from networks import ONLY, episode, tiny
 from sd_aanet.comparing import Comparer
 from sd_aanet.composition import config_folder
 from sd_aanet.errors import ConfigError
@@ -74,7 +74,7 @@ def test_unknown_settings_are_one_line(settings: dict[str, Any], message: str) -
 @pytest.mark.parametrize("name", methods())
 def test_a_method_brings_its_output_stride(name: str) -> None:
     with torch.device("meta"):
-        method = build_method(name, {"name": "resnet50"})
+        method = build_method(name, {"name": ONLY.get(name, "resnet50")})
     assert max(output.stride for output in method.backbone.outputs.values()) <= methods()[name].output_stride
     assert not method.backbone.trainable
     assert method.training
@@ -99,8 +99,8 @@ def test_a_class_by_itself_is_what_conf_says(name: str) -> None:
     settings = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(settings, dict)
     with torch.device("meta"):
-        bare, full = (build_method(method=name, backbone={"name": "resnet50"}, **more) for more in ({}, {
-            str(key): value for key, value in settings.items() if key != "method"
-        }))  # fmt: skip
+        told = {str(key): value for key, value in settings.items() if key != "method"}
+        backbone = {"name": ONLY.get(name, "resnet50")}
+        bare, full = (build_method(name, backbone, **more) for more in ({}, told))
     assert described(bare) == described(full)
     assert dict(bare.loss_weights) == dict(full.loss_weights)

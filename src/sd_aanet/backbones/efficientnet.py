@@ -116,6 +116,7 @@ class EfficientNetLite(Backbone):
         if output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride={output_stride}, expected 8, 16 or 32: choose one")
         self.label = f"EfficientNet-Lite{depth}"
+        self.depth, self.output_stride = depth, output_stride
         self.grid = Grid(1, 0, 32) if output_stride == 32 else Grid(8, 1, 17)  # as of a ResNet
         self.scales = self.SCALES[depth]
         self.ends = (0, *accumulate(self.BLOCKS[depth]))

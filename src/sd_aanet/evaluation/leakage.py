@@ -30,13 +30,14 @@ def leaked_classes(training: Mapping[str, Any], protocol: Mapping[str, Any]) -> 
 def say_leaked(training: Mapping[str, Any] | None, protocol: Mapping[str, Any]) -> None:
     """Say so, see `leaked_classes`."""
     if leaked := leaked_classes(training or {}, protocol):
-        logger.warning("CAUTION: this checkpoint has seen %s in training: these are not few-shot results", leaked)
+        logger.warning("CAUTION: this network has seen %s in training: these are not few-shot results", leaked)
 
 
 def seen_classes(training: Mapping[str, Any], dataset: str) -> tuple[str, ...]:
     """The classes of a data set that a training has used: to learn from, or to choose its checkpoint by."""
+    shipped = (training.get("shipped") or {}).get(dataset) or ()
     if training.get("dataset") != dataset:
-        return ()
+        return tuple(shipped)
     classes = training.get("classes") or {}
     chosen_by = classes.get("val") if training.get("select_on") == "base" else None
-    return tuple(dict.fromkeys([*(classes.get("train") or ()), *(chosen_by or ())]))
+    return tuple(dict.fromkeys([*(classes.get("train") or ()), *(chosen_by or ()), *shipped]))

@@ -57,7 +57,8 @@ def run(config: dict[str, Any]) -> Result:
     )
     data.setup("test")
     if config["checkpoint"] is None:
-        trained = Trained(method.eval(), network, preprocess, len(data.source("val").classes))
+        training = {"shipped": dict(method.shipped)} if method.shipped else None
+        trained = Trained(method.eval(), network, preprocess, len(data.source("val").classes), training)
     first = is_first(for_test(settings))
     if first:
         say_leaked(trained.training, data.describe())

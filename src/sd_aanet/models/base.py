@@ -48,6 +48,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         takes: which of the backbone's choices it takes, "mid" and "high".
         ways: the number of classes that it is made for; None where it takes any.
         output_stride: of the backbone; without effect on those that have but one.
+        shipped: the classes that weights which come with the package have learnt from, by data set.
         rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
 
@@ -58,6 +59,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     takes: ClassVar[Set[str]] = frozenset({"mid"})
     ways: int | None = None
     output_stride: ClassVar[int] = 8
+    shipped: ClassVar[Mapping[str, Sequence[str]]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
     masks_features: bool = False

@@ -116,12 +116,17 @@ class Probe(Mapped[Cells, Classifiers]):
 
     def compare(self, queries: Maps, sets: Classifiers, pairs: Any, size: tuple[int, int]) -> Prediction:
         """See `FewShotMethod.compare`; the logits are 0 and z, whose softmax is the probability."""
+        z = self.similarity(queries, sets)  # (B, 1, h, w)
+        logits = resize(z, size)  # (B, 1, H, W)
+        return Prediction(torch.cat([torch.zeros_like(logits), logits], 1), {"similarity": z}, sets.weight)
+
+    @staticmethod
+    def similarity(queries: Maps, sets: Classifiers) -> Tensor:
+        """The logit z of the object in each cell, (B, 1, h, w) float32 or wider."""
         with torch.autocast(queries.maps.device.type, enabled=False):
             maps = queries.maps.to(sets.weight.dtype)  # (B, C, h, w)
             z = torch.einsum("bchw,bc->bhw", maps, sets.weight) + sets.bias[:, None, None]  # (B, h, w)
-        z = z[:, None]  # (B, 1, h, w)
-        logits = resize(z, size)  # (B, 1, H, W)
-        return Prediction(torch.cat([torch.zeros_like(logits), logits], 1), {"similarity": z}, sets.weight)
+        return z[:, None]  # (B, 1, h, w)
 
     def _fit(self, shots: Cells) -> tuple[Tensor, Tensor]:
         """The weights (C,) and the bias of one support set."""
