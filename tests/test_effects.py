@@ -31,6 +31,12 @@ from sd_aanet.files import config_folder
             "model backbone.weights",
         ),
         ("evaluate", "checkpoint=null model=panet backbone=resnet34", ""),
+        ("evaluate", "checkpoint=null shot=5 order=pairs seeds=2 episodes=9", ""),
+        (
+            "evaluate",
+            "checkpoint=null shot=5 seed=1 order=pairs seeds=2 episodes=9 episodes_file=l.json",
+            "shot order seeds episodes",
+        ),
         ("predict", "checkpoint=a.ckpt size=97 resize=squash model=prototype", "size resize model"),
         ("predict", "checkpoint=null size=97 resize=squash model=prototype", ""),
     ],

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its code: 0, 1 for what failed, 2 for a user's mistake, 128 + n for signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files, and a notebook's backend may not be installed here
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]

@@ -167,6 +167,20 @@ def test_folders_give_their_pictures_but_not_our_results(config: dict[str, Any],
     assert masks(f"{config['out']}2") == ["a_mask"]
 
 
+def test_photographs_that_are_called_as_results_are_told(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("b.jpg", "b_mask.png", "b_2_overlay.png"):
+        save_picture(tmp_path / name)
+    run(config | {"query": str(tmp_path)})
+    assert caplog.messages == []
+    save_picture(tmp_path / "gas_mask.png")
+    run(config | {"query": str(tmp_path)})
+    (line,) = caplog.messages
+    assert line.startswith("CAUTION: 1 pictures of ")
+    assert "left out, such as gas_mask.png" in line
+
+
 def test_names_stay_apart(config: dict[str, Any], tmp_path: Path) -> None:
     """Case aside, which some file systems do not keep."""
     given = enumerate(["a", "a", "b", "a_2", "A"])
