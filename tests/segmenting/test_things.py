@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from examples import refused
 from networks import tiny
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.segmenting.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.store import FORMAT
 
 SIZE = 97
 RED, BLUE = (220, 40, 40), (40, 60, 220)
@@ -140,15 +145,15 @@ def test_a_wrong_mask_is_ranked_last() -> None:
 
 def test_small_things_of_large_pictures_are_found_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     whole, parts = segmenter(), segmenter(tile=128)
-    made = [scene((RED, 130 + 40 * i, 200), seed=i, size=(400, 500), radius=9) for i in range(3)]
-    image, (disc,) = scene((RED, 390, 300), seed=9, size=(400, 500), radius=9)
+    made = [scene((RED, 130 + 40 * i, 200), seed=i, size=(400, 500), radius=12) for i in range(3)]
+    image, (disc,) = scene((RED, 390, 300), seed=9, size=(400, 500), radius=12)
     found = []
     for seg in (parts, whole):
         seg.remember("dot", [picture for picture, _ in made], [masks[0] for _, masks in made])
         found.append(seg.segment(image))
     assert "little for the network to see: crop supports and queries" in caplog.text
     assert found[0].labels.shape == image.shape[:2]
-    assert iou(found[0].mask, disc) > max(0.6, iou(found[1].mask, disc))
+    assert iou(found[0].mask, disc) > 0.3 + iou(found[1].mask, disc)
 
 
 def test_parts_of_a_picture_that_fits_in_one_are_the_picture() -> None:
@@ -170,3 +175,48 @@ def test_mistakes_are_one_line() -> None:
         seg.remember("apple", [], [])
     with refused(ConfigError, "tile=5"):
         segmenter(tile=5)
+
+
+def test_supports_are_saved_and_loaded(tmp_path: Path) -> None:
+    first, second, file = segmenter(), segmenter(), tmp_path / "supports.safetensors"
+    first.remember("apple", *examples(RED, BLUE))
+    first.remember("ball", *examples(BLUE, RED, 2))
+    first.reject([scene(((230, 110, 40), 50, 40), seed=20)[0]])
+    first.save(file)
+    second.remember("pear", *examples(RED, BLUE, 1))
+    second.load(file)
+    query, _ = scene((RED, 40, 50), (BLUE, 90, 45), seed=9)
+    a, b = first.segment(query), second.segment(query)
+    assert b.names == ("apple", "ball")
+    assert a.score == pytest.approx(b.score, abs=1e-6)
+    np.testing.assert_allclose(a.probability, b.probability, atol=1e-6)
+    assert [one.called for one in first.rank()] == [one.called for one in second.rank()]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_files_that_are_no_supports(tmp_path: Path) -> None:
+    seg, file = segmenter(), tmp_path / "supports.safetensors"
+    with refused(ConfigError, "nothing to save"):
+        seg.save(file)
+    with refused(DataError, "do not exist"):
+        seg.load(file)
+    seg.remember("apple", *examples(RED, BLUE, 1))
+    seg.save(file)
+    whole = file.read_bytes()
+    for damaged in (b"", b"PK", whole[:200], whole[: len(whole) // 2], whole.replace(b"supports 1", b"supports 2")):
+        file.write_bytes(damaged)
+        with refused(DataError, "supports.safetensors"):
+            seg.load(file)
+    save_file({"0.image": np.zeros((3, 3), np.uint8)}, file, {"format": FORMAT, "contents": whole_contents(whole)})
+    with refused(DataError, "no support set"):
+        seg.load(file)
+    file.write_bytes(whole)
+    method = tiny("probe", dtype=torch.float32)
+    with refused(ConfigError, "size=97", "size=65"):
+        FewShotSegmenter(method, Preprocess(65), "cpu", "32-true").load(file)
+    assert seg.names == ("apple",)
+
+
+def whole_contents(file: bytes) -> str:
+    length = int.from_bytes(file[:8], "little")
+    return str(json.loads(file[8 : 8 + length])["__metadata__"]["contents"])

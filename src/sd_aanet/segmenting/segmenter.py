@@ -27,6 +27,7 @@ from sd_aanet.precision import autocast, resolve_precision
 from sd_aanet.rules import check, whole
 from sd_aanet.segmenting.queries import pictures_of
 from sd_aanet.segmenting.result import Segmentation, labelled
+from sd_aanet.segmenting.store import Example, load_supports, save_supports
 from sd_aanet.segmenting.supports import read_support
 from sd_aanet.segmenting.tiles import Tiles
 
@@ -37,23 +38,6 @@ SMALL = 16
 """Cells of the finest features that an object should cover; below, a line says what to do."""
 MOST_THINGS = 254
 """So many labels fit in a byte beside nothing and 255."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A labelled picture, or a part of one, as the network sees it.
-
-    Attributes:
-        key: its own, by which what is computed of it is kept.
-        called: the picture's name, or its place.
-        image: uint8 (S, S, 3).
-        mask: uint8 (S, S): 1 = the thing, 0 = anything else, 255 = ignore.
-    """
-
-    key: int
-    called: str
-    image: Array8
-    mask: Array8
 
 
 @dataclass(frozen=True)
@@ -267,11 +251,7 @@ class FewShotSegmenter:
             ConfigError: the method learns nothing from such pictures: only those that fit to their supports do.
             DataError: see `remember`.
         """
-        if not self.method.adapts:
-            raise ConfigError(
-                f"method {self.method.name} learns nothing from pictures without the thing: leave them out, or use a "
-                "method that fits to its supports, such as probe"
-            )
+        self._check_rejects()
         found: list[Example] = []
         pictures = [*images]
         pairs: Sequence[tuple[Picture, Mask | None]] = (
@@ -290,6 +270,34 @@ class FewShotSegmenter:
         self._encode(found, batch)
         self._rejected = tuple(found)
         self._keep(self._things)
+
+    def save(self, path: str | Path) -> None:
+        """Write all supports and rejected pictures, as the network sees them, to one file (safetensors).
+
+        Raises:
+            ConfigError: nothing is remembered.
+            DataError: the file cannot be written.
+        """
+        if not self._things:
+            raise ConfigError("no support is remembered, so there is nothing to save: call remember(...) first")
+        save_supports(Path(path), self._things, self._rejected, self.preprocess)
+
+    @torch.inference_mode()
+    def load(self, path: str | Path, batch: int = 4) -> None:
+        """Take what `save` wrote, in place of all that is remembered.
+
+        Raises:
+            DataError: the file is missing, or holds something else.
+            ConfigError: it was made for another size of input.
+        """
+        _check_batch(batch)
+        things, rejected = load_supports(Path(path), self.preprocess, self._keys)
+        if rejected:
+            self._check_rejects()
+        self._encode([part for supports in things.values() for parts in supports for part in parts], batch)
+        self._encode(rejected, batch)
+        self._rejected = rejected
+        self._keep(things)
 
     def rank(self) -> list[Ranked]:
         """How well each support is predicted by the others of its thing, the worst first: a wrong mask stands out.
@@ -441,6 +449,13 @@ class FewShotSegmenter:
             with autocast(self.precision, self.device):
                 names = [one.key for one in some]
                 self._comparer.add_supports(names, images.to(self.device), masks.to(self.device))
+
+    def _check_rejects(self) -> None:
+        if not self.method.adapts:
+            raise ConfigError(
+                f"method {self.method.name} learns nothing from pictures without the thing: leave them out, or use a "
+                "method that fits to its supports, such as probe"
+            )
 
     def _keep(self, things: dict[str, tuple[tuple[Example, ...], ...]]) -> None:
         """These from now on, and nothing that was computed of others."""
