@@ -220,3 +220,24 @@ def test_files_that_are_no_supports(tmp_path: Path) -> None:
 def whole_contents(file: bytes) -> str:
     length = int.from_bytes(file[:8], "little")
     return str(json.loads(file[8 : 8 + length])["__metadata__"]["contents"])
+
+
+def test_what_supports_say_of_one_another_decides_what_is_there() -> None:
+    seg = segmenter()
+    images, masks = examples(RED, BLUE, 4)
+    seg.remember("apple", images, masks)
+    query, _ = scene((RED, 60, 50), seed=8)
+    found, untouched = seg.segment(query), seg.segment(query)
+    least = found.least("apple")
+    assert found.present == {"apple": found.score["apple"] >= least}
+    left_out = []
+    for i in range(4):
+        others = segmenter()
+        rest = [k for k in range(4) if k != i]
+        others.remember("apple", [images[k] for k in rest], [masks[k] for k in rest])
+        left_out.append(others.segment(images[i]).score["apple"])
+    assert least == pytest.approx(seg.method.least_presence(left_out), abs=1e-5)
+    seg.remember("apple", images[:1], masks[:1])
+    assert seg.segment(query).least("apple") == seg.method.least_presence([])
+    with refused(ConfigError, "'apple'", "remembered no more"):
+        _ = untouched.present

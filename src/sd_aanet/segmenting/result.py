@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ class Segmentation:
         labels: uint8 (H, W), 0 where there is none of them, n where the n-th is: that of the highest probability, where
             it is over one half.
         score: of each thing, in [0, 1], how sure it is that the picture shows it at all (`FewShotMethod.presence`).
-        present: whether the score is high enough for a thing that is there; the masks stay as they are.
+        least: tells of a thing the score from which on it counts as there.
         restored: the probability of each thing, a strip of rows at a time.
         looked_at: the attention of the first thing, a strip at a time; None where the method has no such map.
     """
@@ -30,9 +30,17 @@ class Segmentation:
     names: tuple[str, ...]
     labels: Array8
     score: Mapping[str, float]
-    present: Mapping[str, bool]
+    least: Callable[[str], float]
     restored: Mapping[str, Restored]
     looked_at: Restored | None
+
+    @cached_property
+    def present(self) -> Mapping[str, bool]:
+        """Whether each thing is there; the masks stay as they are.
+
+        Asked for the first time after supports have changed, it takes about as long as remembering them did.
+        """
+        return {name: score >= self.least(name) for name, score in self.score.items()}
 
     @cached_property
     def masks(self) -> Mapping[str, Array8]:
