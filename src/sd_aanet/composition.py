@@ -232,7 +232,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     """One whose stream's errors are errors, which Python's prints as tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stdout)  # as it is now: who calls commands from Python may have put another in its place
+        self.stream = sys.stdout  # as it is now: who calls commands from Python may have put another in its place
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
