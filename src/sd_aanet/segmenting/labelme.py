@@ -67,7 +67,7 @@ def write_labelme(
         seen[name] = picture.file_name
         up = [".."] * (len(name.parts) - 1)
         height, width = picture.size
-        content = {
+        content: dict[str, Any] = {
             "version": _VERSION,
             "flags": {},
             "shapes": [*itertools.chain(*map(_shapes, things(picture, classes, tolerance, centres=True)))],
@@ -112,17 +112,14 @@ def _shapes(thing: Thing) -> list[dict[str, Any]]:
     else:
         shapes = [{"shape_type": "polygon", "points": ring.tolist(), "mask": None} for ring in thing.rings]
     group = thing.number if len(shapes) > 1 else None
-    own = {"label": thing.name, "group_id": group, "description": "", "flags": {}}
+    own: dict[str, Any] = {"label": thing.name, "group_id": group, "description": "", "flags": {}}
     return [own | shape | score_of(thing) for shape in shapes]
 
 
 def _labelled(content: Any) -> Labelled:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise _Malformed("has no list 'shapes', expected labelme's format")
-    size = content.get("imageHeight"), content.get("imageWidth")
-    if not all(isinstance(side, int) and 0 < side < 2**16 for side in size):
-        raise _Malformed(f"imageHeight and imageWidth are {size[0]} and {size[1]}, expected the picture's")
-    height, width = size
+    height, width = _side(content, "imageHeight"), _side(content, "imageWidth")
     if height * width > (most_pixels() or math.inf):
         raise _Malformed(f"imageWidth and imageHeight make {width}x{height} pixels, expected at most {most_pixels()}")
     if not isinstance(content.get("imagePath"), str):
@@ -135,6 +132,13 @@ def _labelled(content: Any) -> Labelled:
             raise _Malformed(f"shapes[{n}]{error}") from None
         masks[label] = masks[label] | mask if label in masks else mask
     return Labelled(content["imagePath"], (height, width), {label: Found(mask) for label, mask in masks.items()})
+
+
+def _side(content: dict[str, Any], key: str) -> int:
+    side = content.get(key)
+    if isinstance(side, int) and 0 < side < 2**16:
+        return side
+    raise _Malformed(f"{key} is {side}, expected the picture's, in pixels")
 
 
 def _drawn(shape: Any, size: tuple[int, int]) -> tuple[str, NDArray[np.bool_]]:
