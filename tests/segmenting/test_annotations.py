@@ -8,11 +8,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from examples import refused
 from sd_aanet.data.sources.coco import CocoAnnotations
+from sd_aanet.data.sources.folder import Folder
 from sd_aanet.errors import DataError
 from sd_aanet.segmenting.annotations import Found, Labelled, write_coco, write_cvat
 from segmenting.scenes import CLASSES, SIZE, Masks, labelled, noise, shapes
@@ -54,6 +56,18 @@ def test_our_own_reader_reads_the_masks_back(tmp_path: Path) -> None:
         for name, mask in masks.items():
             expected[mask] = CLASSES.index(name) + 1
         assert np.array_equal(found.label(i), expected)
+
+
+def test_they_are_a_data_set_of_ones_own(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images/x").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "images/x" / name)
+    write_coco(tmp_path / "coco.json", [labelled("x/a.png", **noise(4)), labelled("x/b.png", **shapes())], CLASSES)
+    source = Folder(tmp_path, "train", folds=1)
+    assert source.classes == CLASSES
+    for i, masks in enumerate([noise(4), shapes()]):
+        for n, name in enumerate(CLASSES, start=1):
+            assert np.array_equal(source.mask(i, n), masks[name])
 
 
 def test_what_polygons_can_say_is_polygons(tmp_path: Path) -> None:
