@@ -138,6 +138,11 @@ def test_boxes_of_any_size_mark_something(box: Box) -> None:
     assert mask_of(picture(1), box).any()
 
 
+def test_a_thin_box_in_a_large_picture_marks_something() -> None:
+    found = mask_of(picture(1, 300, 3000), Box(2, 101, 2990, 103))
+    assert found[101:103, 2:2990].any()
+
+
 @pytest.mark.parametrize("points", [Points([(0, 0)]), Points([(W, H)]), Points([(3, 3)], [(4, 4)])])
 def test_points_anywhere_mark_what_they_are_on(points: Points) -> None:
     x, y = points.positive[0]

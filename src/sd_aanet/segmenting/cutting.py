@@ -22,13 +22,15 @@ _COARSE = 128
 """The same, of the map on which distances are found."""
 _AROUND = 0.5
 """Of a box's sides: so much around it shows what the background is."""
-_CORE = 0.3
-"""Of a box's sides: an ellipse in its middle is the object for sure."""
+_CORE, _GUESS = 0.2, 1.3
+"""Of a box's sides: the ellipse in its middle that is the object for sure, and the one that may be it, all but the
+corners of the box."""
 _DISC = 0.02
 """Of the longer side: the radius around a point that belongs to it."""
 _ROUNDS = 3
 _FOUND = (0.1, 0.98)
-"""Of a box, or of the picture with points: where less or more than this is found, the guess is the better answer."""
+"""Of a box, or of the picture with points: where less or more than this is found, that is no answer. Then
+it is the ellipse that fills the box, or what is nearer to the points."""
 _SMOOTHING = (9, 30, 9)
 """The bilateral filter's diameter, and its deviations of colour and of place."""
 
@@ -44,7 +46,7 @@ Place = tuple[float, float]
 
 
 def cut_box(picture: Array8, box: tuple[int, int, int, int]) -> Array8:
-    """The object in a box, from an ellipse that fills it; what is outside is background.
+    """The object in a box, from all of it but its corners; what is outside is background.
 
     Args:
         picture: uint8 (H, W, 3).
@@ -64,14 +66,16 @@ def cut_box(picture: Array8, box: tuple[int, int, int, int]) -> Array8:
     y0, y1 = ((y - rows.start) * scale_y for y in (top, bottom))
     inside = np.zeros(small.shape[:2], bool)
     inside[round(y0) : max(round(y0) + 1, round(y1)), round(x0) : max(round(x0) + 1, round(x1))] = True
-    guess = _ellipse(inside.shape, (x0, y0, x1, y1), 1) & inside
+    guess = _ellipse(inside.shape, (x0, y0, x1, y1), _GUESS) & inside
     core = _ellipse(inside.shape, (x0, y0, x1, y1), _CORE) & inside
     found = _cut(small, guess, core, ~inside)
     if not _FOUND[0] < np.count_nonzero(found) / np.count_nonzero(inside) < _FOUND[1]:
-        found = guess
+        found = _ellipse(inside.shape, (x0, y0, x1, y1), 1) & inside
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[rows, columns] = _enlarged(found, near.shape[:2])
     mask[:top] = mask[bottom:] = mask[:, :left] = mask[:, right:] = 0
+    if not mask.any():  # a box that is thinner than a pixel at that size
+        mask[top:bottom, left:right] = 1
     return mask
 
 
