@@ -6,7 +6,7 @@ the names of their examples, and what a query made with an example as long as th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -80,6 +80,7 @@ class Comparer:
         keys: Sequence[str] = (),
         mask_keys: Sequence[str] = (),
         pictures: Sequence[int] | None = None,
+        shots: int = 1,
     ) -> None:
         """Encode examples and keep each under its name, in place of what had it; queries have to be encoded after that.
 
@@ -90,20 +91,21 @@ class Comparer:
             keys: of the images in the cache.
             mask_keys: of the masks in the cache.
             pictures: for each mask, its image; None where each image has one.
+            shots: examples that support sets will have at least.
         """
         with self._gradients():
             features, rows = self._image(images, keys), list(range(len(masks)) if pictures is None else pictures)
             features = features.select(rows)
             masked = self._masked(features, mask_keys, masks)
-            encoded = self.method.encode_support(features, masked, masks)
+            encoded = self.method.thinned(self.method.encode_support(features, masked, masks), shots)
             replaced = self._supports.keys() & names
             self._sets = {kept: made for kept, made in self._sets.items() if replaced.isdisjoint(kept)}
             self._supports.update(zip(names, encoded.unbind(), strict=True))
 
-    def forget(self) -> None:
-        """Drop all examples."""
-        self._supports.clear()
-        self._sets.clear()
+    def forget(self, but: Collection[Hashable] = ()) -> None:
+        """Drop all examples, or all but these."""
+        self._supports = {name: encoded for name, encoded in self._supports.items() if name in but}
+        self._sets = {names: made for names, made in self._sets.items() if all(name in but for name in names)}
 
     def compare(
         self, encoded: Encoded, comparisons: Sequence[tuple[int, Sequence[Sequence[Hashable]]]], size: tuple[int, int]

@@ -1,1 +1,1 @@
-"""Masks of one's own pictures: from marks to supports, from what was found to files."""
+"""Pictures of one's own: what a user shows, what is found, and what it is saved as."""

@@ -16,7 +16,7 @@ from sd_aanet.data.sources.run_lengths import paint, unpack
 from sd_aanet.errors import DataError
 from sd_aanet.images import Array8, Mask, called_by, check_same_size, read_values
 from sd_aanet.segmenting.cutting import cut_box, cut_points
-from sd_aanet.supports import foreground_of
+from sd_aanet.segmenting.supports import foreground_of
 
 
 @dataclass(frozen=True)
