@@ -21,15 +21,15 @@ from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import IGNORE, Prediction
 from sd_aanet.errors import ConfigError, DataError, PredictionError
-from sd_aanet.images import Array8, Mask, Picture, called_by, read_image
+from sd_aanet.images import Array8, Picture, called_by, read_image
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
 from sd_aanet.rules import check, whole
+from sd_aanet.segmenting.marks import Mark, read_support
 from sd_aanet.segmenting.queries import pictures_of
 from sd_aanet.segmenting.result import Segmentation, labelled
 from sd_aanet.segmenting.store import Example, Supports, load_supports, save_supports
-from sd_aanet.segmenting.supports import read_support
 from sd_aanet.segmenting.tiles import Tiles
 
 logger = logging.getLogger(__name__)
@@ -166,8 +166,8 @@ class FewShotSegmenter:
     def remember(
         self,
         name: str,
-        images: Iterable[Picture],
-        masks: Iterable[Mask],
+        images: Iterable[Picture] | Iterable[tuple[Picture, Mark]],
+        masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
         batch: int = 4,
     ) -> None: ...
@@ -175,7 +175,7 @@ class FewShotSegmenter:
     @overload
     def remember(
         self,
-        name: Iterable[tuple[Picture, Mask]],
+        name: Iterable[tuple[Picture, Mark]],
         *,
         class_id: int | None = None,
         batch: int = 4,
@@ -184,9 +184,9 @@ class FewShotSegmenter:
     @torch.inference_mode()
     def remember(
         self,
-        name: str | Iterable[tuple[Picture, Mask]],
-        images: Iterable[Picture] | None = None,
-        masks: Iterable[Mask] | None = None,
+        name: str | Iterable[tuple[Picture, Mark]],
+        images: Iterable[Picture] | Iterable[tuple[Picture, Mark]] | None = None,
+        masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
         batch: int = 4,
     ) -> None:
@@ -194,8 +194,8 @@ class FewShotSegmenter:
 
         Args:
             name: of the thing; or, where there is but one, pairs of a picture and its mask, in place of all else.
-            images: pictures, at least one; any number, whatever the shot in training.
-            masks: theirs.
+            images: pictures, at least one; any number, whatever the shot in training. Without masks, pairs of both.
+            masks: theirs, or what marks the thing in another way: a `Box`, `Points`, polygons, run lengths (`Mark`).
             class_id: the value in the masks that is the thing; None where only one can be meant (`foreground_of`).
             batch: pictures that go through the backbone together.
 
@@ -215,8 +215,8 @@ class FewShotSegmenter:
     def add(
         self,
         name: str,
-        images: Iterable[Picture],
-        masks: Iterable[Mask],
+        images: Iterable[Picture] | Iterable[tuple[Picture, Mark]],
+        masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
         batch: int = 4,
     ) -> None:
@@ -243,7 +243,7 @@ class FewShotSegmenter:
         )
 
     @torch.inference_mode()
-    def reject(self, images: Iterable[Picture], masks: Iterable[Mask] | None = None, batch: int = 4) -> None:
+    def reject(self, images: Iterable[Picture], masks: Iterable[Mark] | None = None, batch: int = 4) -> None:
         """Take pictures that show none of the things, in place of those that were taken before.
 
         Args:
@@ -258,7 +258,7 @@ class FewShotSegmenter:
         self._check_rejects()
         found: list[Example] = []
         pictures = [*images]
-        pairs: Sequence[tuple[Picture, Mask | None]] = (
+        pairs: Iterable[tuple[Picture, Mark | None]] = (
             [(picture, None) for picture in pictures] if masks is None else _pairs(pictures, masks)
         )
         for i, (picture, marks) in enumerate(pairs, start=1):
@@ -391,7 +391,7 @@ class FewShotSegmenter:
                 looked_at = self.preprocess.attention(prediction, first % batch, size)
             score = {name: float(some[own].max()) for name, some in sure.items()}
             labels = labelled(list(restored.values()), size)
-            results.append(Segmentation(tuple(things), labels, score, least, restored, looked_at))
+            results.append(Segmentation(picture, tuple(things), labels, score, least, restored, looked_at))
             first += len(windows)
         return results
 
@@ -444,7 +444,7 @@ class FewShotSegmenter:
     def _encoded(
         self,
         name: str,
-        pairs: Iterable[tuple[Picture, Mask]],
+        pairs: Iterable[tuple[Picture, Mark]],
         class_id: int | None,
         batch: int,
         before: int = 0,
@@ -508,14 +508,24 @@ class FewShotSegmenter:
         return [one.key for some in (*self._supports(name), self._rejected) for one in some]
 
 
-def _pairs(images: Iterable[Picture] | None, masks: Iterable[Mask] | None) -> list[tuple[Picture, Mask]]:
-    """Each image with its mask."""
-    if images is None or masks is None:
+def _pairs(
+    images: Iterable[Picture] | Iterable[tuple[Picture, Mark]] | None, masks: Iterable[Mark] | None
+) -> Iterator[tuple[Picture, Mark]]:
+    """Each image with its mask, read as they are needed."""
+    if images is None:
         raise ConfigError("remember takes a name, images and their masks: give all three")
-    pictures, marks = list(images), list(masks)
-    if len(pictures) != len(marks):
-        raise ConfigError(f"{len(pictures)} images and {len(marks)} masks, expected as many: give each its mask")
-    return list(zip(pictures, marks, strict=True))
+    if masks is None:
+        for i, pair in enumerate(images, start=1):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ConfigError(f"support {i} is no pair of a picture and its mask: give masks, or pairs")
+            yield pair[0], pair[1]
+        return
+    try:
+        yield from zip(images, masks, strict=True)
+    except ValueError as error:
+        if "zip()" not in str(error):
+            raise
+        raise ConfigError("there are not as many masks as images: give each image its mask") from None
 
 
 def _check_batch(batch: int) -> None:
