@@ -179,9 +179,12 @@ def test_hsnet_s_experiment_is_its_published_recipe() -> None:
     assert [config[key] for key in ("batch_size", "augment", "resolution")] == [20, "none", "squashed"]
 
 
-def test_predict_composes() -> None:
-    config = composed("predict", "checkpoint=a", "support=[b:c]", "query=d")
-    assert config["support"] == ["b:c"]
+def test_the_commands_on_pictures_of_one_s_own_compose() -> None:
+    predict = composed("predict", "checkpoint=a", "support=[b:c]", "query=d")
+    label = composed("label", "checkpoint=a", "support=[b:c]", "images=d")
+    assert predict["support"] == ["b:c"]
+    assert label.keys() ^ predict.keys() == {"query", "images", "format"}
+    assert [key for key in label.keys() & predict.keys() if label[key] != predict[key]] == []
 
 
 def test_the_default_is_the_embedded_data_set_and_needs_nothing() -> None:
@@ -233,7 +236,7 @@ def choices(command: str) -> Iterator[dict[str, Any]]:
 def test_settings_and_configurations_name_one_another() -> None:
     """A renamed key would leave its rule and its uses without effect, a new one has to say what it may be."""
     given = {key for command in COMMANDS for key in composed(command) if key not in GROUPS}
-    assert given == {name for name in RULES if "." not in name} - {"support", "query"}
+    assert given == {name for name in RULES if "." not in name} - {"support", "query", "images", "format"}
     known = set().union(*(keys(config) for command in COMMANDS for config in choices(command)))
     for command in COMMANDS:
         for config in choices(command):

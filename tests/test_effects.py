@@ -38,6 +38,7 @@ from sd_aanet.files import config_folder
             "shot order seeds episodes",
         ),
         ("predict", "checkpoint=a.ckpt size=97 resize=squash model=prototype", "size resize model"),
+        ("label", "checkpoint=a.ckpt size=97 resize=squash model=prototype", "size resize model"),
         ("predict", "checkpoint=null size=97 resize=squash model=prototype", ""),
     ],
 )

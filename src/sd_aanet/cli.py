@@ -21,6 +21,7 @@ COMPOSED = {
     "check": ("sd_aanet.data.check", "read a whole data set, say what is in it and what is wrong with it"),
     "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
     "predict": ("sd_aanet.segmenting.predict", "find in pictures what some labelled pictures show"),
+    "label": ("sd_aanet.segmenting.label", "propose masks to be corrected by hand, and learn from corrected ones"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {

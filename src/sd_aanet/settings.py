@@ -142,6 +142,8 @@ SETTINGS = (
     Setting("resume", or_null(text("runs/latest")), {"free"}),
     Setting("support", SUPPORT),
     Setting("query", texts("[a.jpg,b.jpg]")),
+    Setting("images", texts("photos")),
+    Setting("format", one_of("labelme", "coco", "cvat")),
     Setting("out", text("runs/mine"), {"free"}),
     Setting("sweep", or_null(text("mine")), {"free"}),
 )

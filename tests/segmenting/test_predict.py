@@ -19,7 +19,8 @@ from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
-from sd_aanet.segmenting.predict import _pair, run
+from sd_aanet.segmenting.given import support_of
+from sd_aanet.segmenting.predict import run
 from sd_aanet.segmenting.segmenter import THING, FewShotSegmenter
 
 
@@ -393,13 +394,13 @@ def test_without_a_checkpoint(
     ],
 )
 def test_pairs_with_drives_and_colons(entry: Any, image: str, mask: str) -> None:
-    assert _pair(entry) == (THING, Path(image), Path(mask))
+    assert support_of(entry) == (THING, Path(image), Path(mask))
 
 
 @pytest.mark.parametrize("entry", ["a.png", "a.png:", ":a.png", r"C:\a.png", "", {"image": "a", "mask": ""}])
 def test_what_is_no_pair(entry: Any) -> None:
     with pytest.raises(ConfigError, match=r"is not a pair: .* or as 'support=\[\{image"):
-        _pair(entry)
+        support_of(entry)
 
 
 def test_several_things_by_box_and_mask(config: dict[str, Any]) -> None:
@@ -420,4 +421,4 @@ def test_several_things_by_box_and_mask(config: dict[str, Any]) -> None:
 )
 def test_boxes_that_are_none(entry: Any, words: tuple[str, ...]) -> None:
     with refused(ConfigError, *words):
-        _pair(entry)
+        support_of(entry)

@@ -66,17 +66,22 @@ def write_labelme(
             )
         seen[name] = picture.file_name
         up = [".."] * (len(name.parts) - 1)
-        height, width = picture.size
-        content: dict[str, Any] = {
-            "version": _VERSION,
-            "flags": {},
-            "shapes": [*itertools.chain(*map(_shapes, things(picture, classes, tolerance, centres=True)))],
-            "imagePath": shown.name if images is None else PurePath(*up, images, shown).as_posix(),
-            "imageData": None,
-            "imageHeight": height,
-            "imageWidth": width,
-        }
-        write_json(Path(folder, name), content)
+        path = shown.name if images is None else PurePath(*up, images, shown).as_posix()
+        write_json(Path(folder, name), content_of(picture, classes, path, tolerance))
+
+
+def content_of(picture: Labelled, classes: Sequence[str], path: str, tolerance: float = 0) -> dict[str, Any]:
+    """What `write_labelme` writes of a picture; `path` is the picture's, from the file."""
+    height, width = picture.size
+    return {
+        "version": _VERSION,
+        "flags": {},
+        "shapes": [*itertools.chain(*map(_shapes, things(picture, classes, tolerance, centres=True)))],
+        "imagePath": path,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
 
 
 def read_labelme(path: str | Path) -> Labelled:

@@ -32,7 +32,7 @@ def pictures_of(entries: Sequence[str | Path]) -> list[Path]:
         try:
             found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
         except OSError as error:
-            raise DataError(f"query folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
+            raise DataError(f"folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
         pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
         pictures = [path for path in pictures if not path.name.startswith(".")]
         stems = {path.stem for path in pictures}
@@ -46,6 +46,6 @@ def pictures_of(entries: Sequence[str | Path]) -> list[Path]:
                 alone[0].name,
             )
         if not pictures:
-            raise DataError(f"query folder '{entry}' holds no picture: expected files ending in {', '.join(SUFFIXES)}")
+            raise DataError(f"folder '{entry}' holds no picture: expected files ending in {', '.join(SUFFIXES)}")
         queries += pictures
     return queries

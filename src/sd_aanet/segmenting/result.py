@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from sd_aanet.data.transforms import Restored
 from sd_aanet.errors import DataError
@@ -49,6 +50,14 @@ class Segmentation:
         Asked for the first time after supports have changed, it takes about as long as remembering them did.
         """
         return {name: score >= self.least(name) for name, score in self.score.items()}
+
+    @cached_property
+    def unsure(self) -> Mapping[str, float]:
+        """Of each thing, in [0, 1], how unsure its outline is: one minus the IoU that the probability expects of it.
+
+        Where nothing is found, `score`: how much speaks for the thing being there all the same.
+        """
+        return {name: _unsure(restored.wide, self.score[name]) for name, restored in self.restored.items()}
 
     @cached_property
     def masks(self) -> Mapping[str, Array8]:
@@ -118,3 +127,11 @@ def labelled(restored: Sequence[Restored], size: tuple[int, int]) -> Array8:
         each = np.stack([strip for _, strip in strips])  # (N, rows, W)
         labels[rows] = np.where(each.max(0) > 0.5, each.argmax(0) + 1, 0)
     return labels
+
+
+def _unsure(probability: Tensor, score: float) -> float:
+    """Of a map of any resolution: its mask is right where the map says so, and is joined by what it misses."""
+    inside = probability > 0.5
+    found = int(inside.sum())
+    missed = float(probability[~inside].sum())
+    return 1 - float(probability[inside].sum()) / (found + missed) if found else score
