@@ -273,10 +273,11 @@ def test_a_method_that_cannot_be_used_here_is_refused() -> None:
         FewShotSegmenter(pairs, Preprocess(65), "cpu")
 
 
-def test_a_small_object_is_seen_by_a_method_that_looks_closer() -> None:
+def test_a_small_object_is_seen_by_a_method_that_looks_closer(tmp_path: Path) -> None:
     """HSNet's finest map has a stride of 8, the prototype's one of 16 on the same backbone."""
     small = np.zeros((65, 65), np.uint8)
     small[22:28, 22:28] = 1
+    Image.fromarray(picture(0, 65, 65)).save(tmp_path / "far.png")
     for name, seen in (("hsnet", True), ("prototype", False)):
         method = build_method(name, {"name": "efficientnet_lite0", "mid": ["stage5"], "output_stride": 32})
         backbone = method.backbone
@@ -284,7 +285,7 @@ def test_a_small_object_is_seen_by_a_method_that_looks_closer() -> None:
         if seen:
             segmenter.remember([(picture(0, 65, 65), small)])
         else:
-            with pytest.raises(DataError, match="too few for the network to see"):
-                segmenter.remember([(picture(0, 65, 65), small)])
+            with pytest.raises(DataError, match=r"far\.png\) has .* too few for the network to see"):
+                segmenter.remember([(tmp_path / "far.png", small)])
             with pytest.raises(DataError, match="too few for the network to see"):  # what is ignored shows nothing
                 segmenter.remember([(picture(0, 65, 65), np.where(small, 1, np.pad([[255]], ((0, 64), (0, 64)))))])

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 from examples import refused
 from networks import tiny
-from sd_aanet.data.transforms import Preprocess
+from sd_aanet.data.transforms import Preprocess, Restored
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.segmenting.marks import Box, Points
+from sd_aanet.segmenting.result import Segmentation
 from sd_aanet.segmenting.segmenter import FewShotSegmenter
 from sd_aanet.segmenting.store import FORMAT
 
@@ -255,6 +256,19 @@ def test_a_thing_may_be_marked_in_other_ways() -> None:
     assert iou(seg.segment(query).mask, disc) > 0.6
     seg.remember("apple", [(images[0], Points([(30, 40)], [(95, 60)])), (images[1], masks[1])])
     assert iou(seg.segment(query).mask, disc) > 0.5
+
+
+def test_how_unsure_an_outline_is() -> None:
+    """One minus the IoU with what is there that the probabilities expect of the mask."""
+    maps = {
+        "some": torch.tensor([[0.9, 0.7], [0.2, 0.4]]),
+        "sure": torch.tensor([[1.0, 1.0], [0.0, 0.0]]),
+        "none": torch.tensor([[0.5, 0.1], [0.0, 0.0]]),
+    }
+    restored = {name: Restored(wide, (2, 2)) for name, wide in maps.items()}
+    nothing, score = np.zeros((2, 2), np.uint8), {"some": 0.9, "sure": 0.9, "none": 0.3}
+    found = Segmentation(np.zeros((2, 2, 3), np.uint8), tuple(maps), nothing, score, lambda _: 0.5, restored, None)
+    assert found.unsure == pytest.approx({"some": 1 - 1.6 / 2.6, "sure": 0, "none": 0.3})
 
 
 def test_what_was_found_is_drawn_and_saved(tmp_path: Path) -> None:

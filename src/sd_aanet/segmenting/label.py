@@ -180,12 +180,12 @@ def run(config: Mapping[str, Any]) -> Path:
                 write(temporary, all_labelled(), segmenter.names, tolerance)
         else:
             for picture, found in segmented:
+                path = posix(os.path.relpath(picture.parent.resolve() / picture.name, out.resolve()))
+                tolerance = max(found.labels.shape) / _SIDE
+                content = content_of(labelled(picture, found), segmenter.names, path, tolerance)
                 if not proposals.changed(files[picture]):  # by a person, while this run was under way
-                    path = posix(os.path.relpath(picture.parent.resolve() / picture.name, out.resolve()))
-                    tolerance = max(found.labels.shape) / _SIDE
                     with proposals.written(files[picture]) as temporary:
-                        shown = labelled(picture, found)
-                        write_json(temporary, content_of(shown, segmenter.names, path, tolerance))
+                        write_json(temporary, content)
                     tell(picture, found)
         rows.sort(key=lambda row: -row.unsure)
         _save_table(out / TABLE, rows)
