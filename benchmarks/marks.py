@@ -135,16 +135,13 @@ def by_coco(tolerance: float) -> Callable[[Case], Array8]:
     def draw(case: Case) -> Array8:
         height, width = case.mask.shape
         columns = np.zeros((width, height), np.uint8)
-        for value, rings in ((1, [p.outer for p in polygons(case.mask, tolerance)]), (0, _holes(case, tolerance))):
-            for ring in rings:
+        # Largest first: a part may lie in another one's hole.
+        for part in sorted(polygons(case.mask, tolerance), key=lambda part: -np.ptp(part.outer, axis=0).prod()):
+            for value, ring in ((1, part.outer), *((0, hole) for hole in part.holes)):
                 paint(columns, unpack(pack_polygons([ring.ravel().tolist()], height, width)), value)
         return columns.T
 
     return draw
-
-
-def _holes(case: Case, tolerance: float) -> list[NDArray[np.float64]]:
-    return [hole for part in polygons(case.mask, tolerance) for hole in part.holes]
 
 
 def by_labelme(tolerance: float) -> Callable[[Case], Array8]:
