@@ -14,7 +14,7 @@ from PIL import Image
 from sd_aanet.data.sources.coco_json import read_segmentation
 from sd_aanet.data.sources.run_lengths import paint, unpack
 from sd_aanet.errors import DataError
-from sd_aanet.images import Array8, Mask, called_by, check_same_size, read_values
+from sd_aanet.images import Array8, Mask, Picture, called_by, check_same_size, read_image, read_values
 from sd_aanet.segmenting.cutting import cut_box, cut_points
 from sd_aanet.segmenting.supports import foreground_of
 
@@ -56,6 +56,21 @@ and `counts`: bytes, a text or a list)."""
 
 _SLACK = (10, 0.05)
 """Pixels, and of a side: so far a box may leave the picture, as when it was drawn over the edge."""
+
+
+def read_support(
+    image: Picture, mark: Mark, class_id: int | None = None, name: str = "support"
+) -> tuple[Array8, Array8]:
+    """An example as the network will understand it, upright.
+
+    Returns:
+        The image, uint8 (H, W, 3), and its mask, uint8 (H, W): 1 = the object, 0 = anything else, 255 = ignore.
+
+    Raises:
+        DataError: as `FewShotSegmenter.remember`.
+    """
+    pixels = read_image(image, f"the image of {name}")
+    return pixels, mask_of(pixels, mark, class_id, name, image)
 
 
 def mask_of(
