@@ -198,19 +198,17 @@ def test_a_killed_run_leaves_whole_proposals_none_of_which_counts_as_corrected(
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", counted)
-    for moment in (2, 3, 4, 5):
-        for _ in range(2):
-            left[0] = moment
-            with pytest.raises(Killed):
-                run(config)
-            left[0] = 0
-            for path in Path(config["out"]).glob("*.json"):
-                json.loads(path.read_text())
-    kept = correct(config["out"], "a", "object")
+    for moment in (2, 3, 4, 5, 2, 3, 4, 5):
+        left[0] = moment
+        with pytest.raises(Killed):
+            run(config)
+        assert shown() == ([2], [0])
+        for path in Path(config["out"]).glob("*.json"):
+            json.loads(path.read_text())
+    left[0] = 0
     run(config)
-    assert shown() == ([3], [0])
-    assert (Path(config["out"]) / "a.json").read_bytes() == kept
-    assert len(table(config["out"])) == 3
+    assert shown() == ([2], [0])
+    assert len(table(config["out"])) == 4
 
 
 def test_what_is_corrected_during_a_run_stays(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
