@@ -21,6 +21,7 @@ COMPOSED = {
     "check": ("sd_aanet.data.check", "read a whole data set, say what is in it and what is wrong with it"),
     "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
     "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
+    "export": ("sd_aanet.export", "write a model as graphs, for ONNX Runtime or torch.export"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {

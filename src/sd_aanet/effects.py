@@ -14,6 +14,7 @@ _FILLING = re.compile(r"recipe\.(?!(test_)?size$)|dataset\.benchmark\.|protocol\
 _OF_A_CHECKPOINT = {
     "evaluate": ("model", "backbone", "recipe"),
     "predict": ("model", "backbone", "recipe", "size", "resize"),
+    "export": ("model", "backbone", "recipe", "size", "resize"),
 }
 """What a checkpoint brings along where it is not what a training starts from."""
 

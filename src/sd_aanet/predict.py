@@ -62,20 +62,8 @@ def run(config: Mapping[str, Any]) -> Path:
         check_image(query)
     precision = str(config.get("precision") or "32-true")
     set_tf32(precision == "tf32")
-    where = str(config.get("device") or "auto"), "32-true" if precision == "tf32" else precision
-    if config["checkpoint"] is None:
-        method, _, preprocess = untrained(dict(config))
-        if method.trains:
-            raise ConfigError(
-                f"model={method.name} has to be trained: give checkpoint=..., or choose one that needs no training, "
-                "such as model=probe"
-            )
-        segmenter = FewShotSegmenter(method, preprocess, *where)
-    else:
-        checkpoint = _list(config, "checkpoint")[0]
-        segmenter = FewShotSegmenter.from_checkpoint(
-            checkpoint, *where, not_finite=str(config.get("not_finite") or "refuse")
-        )
+    device = str(config.get("device") or "auto")
+    segmenter = segmenter_of(config, device, "32-true" if precision == "tf32" else precision)
     shown: list[Captioned] = []
     segmenter.remember(_read(pairs, config.get("class_id"), shown))
 
@@ -99,6 +87,29 @@ def run(config: Mapping[str, Any]) -> Path:
         f"{out}/ holds {endings}; {SUPPORTS} shows how the supports were understood"
     )
     return out
+
+
+def segmenter_of(config: Mapping[str, Any], device: str, precision: str) -> FewShotSegmenter:
+    """That of a checkpoint, or of a model that needs no training.
+
+    Args:
+        config: see `run`.
+        device, precision: see `FewShotSegmenter`.
+
+    Raises:
+        ConfigError: a model that has to be trained, without a checkpoint; and see `FewShotSegmenter.from_checkpoint`.
+    """
+    if config["checkpoint"] is None:
+        method, _, preprocess = untrained(dict(config))
+        if method.trains:
+            raise ConfigError(
+                f"model={method.name} has to be trained: give checkpoint=..., or choose one that needs no training, "
+                "such as model=probe"
+            )
+        return FewShotSegmenter(method, preprocess, device, precision)
+    checkpoint = _list(config, "checkpoint")[0]
+    not_finite = str(config.get("not_finite") or "refuse")
+    return FewShotSegmenter.from_checkpoint(checkpoint, device, precision, not_finite)
 
 
 def _list(config: Mapping[str, Any], name: str) -> list[Any]:
