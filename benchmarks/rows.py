@@ -31,7 +31,7 @@ from sd_aanet.metrics import class_sums, episode_counts, scores
 from sd_aanet.models.base import Method
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.precision import autocast
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 T = TypeVar("T")
 PRECISIONS = (False, True) if torch.cpu._is_avx512_bf16_supported() else (False,)

@@ -25,7 +25,7 @@ from sd_aanet.models import build_method
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.models.sd_aanet.convert import export_published, import_published
 from sd_aanet.models.sd_aanet.golden import official_state
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 from sd_aanet.training.module import FewShotModule
 
 NETWORK: dict[str, Any] = {

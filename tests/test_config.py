@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from networks import ONLY
 from sd_aanet.backbones import backbone_rules
 from sd_aanet.building import network_arguments, sizes
-from sd_aanet.composition import config_folder
 from sd_aanet.data.sources.opening import SOURCES
 from sd_aanet.errors import ConfigError
+from sd_aanet.files import config_folder
 from sd_aanet.models import build_method, find_method, methods
 from sd_aanet.rules import Rule, check
 from sd_aanet.settings import RULES, TEXTS, flat
@@ -53,7 +53,7 @@ def keys(config: Any, prefix: str = "") -> set[str]:
 
 def test_the_groups_hold_what_the_readme_names() -> None:
     assert set(GROUPS) >= {"dataset", "recipe", "backbone", "model", "optimizer", "protocol", "strategy", "logger"}
-    assert GROUPS["recipe"] == DATASETS, "each data set brings its own"
+    assert GROUPS["recipe"] == sorted([*DATASETS, "photographs"]), "each data set brings its own"
     assert {"sgd_poly", "adam", "adamw"} <= set(GROUPS["optimizer"])
     assert {"sd_aanet", "baseline", "prototype"} <= set(MODELS)
     assert {"pascal5i", "coco20i", "fss1000", "folder", "shapes"} == set(DATASETS)
@@ -141,7 +141,7 @@ def test_every_other_choice_composes(command: str) -> None:
             check(config, rules_of(config))
 
 
-BARE = ("- override", "- _self_", "- sd_aanet", "- pascal5i", "- coco20i", "defaults:")
+BARE = ("- override", "- _self_", "- sd_aanet", "- folder", "- pascal5i", "- coco20i", "defaults:")
 """Entries of defaults lists that say all themselves."""
 EXPERIMENTS = {
     "pascal5i_resnet50": ("pascal5i", "resnet50", "published", "batch", "novel", 0.025, 4, 1488 * 200),
@@ -200,7 +200,7 @@ def test_every_key_has_a_comment(path: Path) -> None:
     assert text.startswith("# "), "says what it is in its first line"
     for line in text.splitlines():
         plain = line.strip().startswith(
-            ("#", "- override", "- _self_", "- sd_aanet", "- pascal5i", "- coco20i", "defaults:")
+            ("#", "- override", "- _self_", "- sd_aanet", "- folder", "- pascal5i", "- coco20i", "defaults:")
         )
         bare = plain or not line.strip()
         assert bare or "#" in line, line

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import DATA, EVALUATION, TINY, Done, ran
+from commands import DATA, EVALUATION, TINY, Done, ran, run
 from processes import kill_in_checkpoint, mount, start
 
 mounts = pytest.mark.skipif(
@@ -117,3 +117,20 @@ def test_a_working_folder_that_cannot_be_written(command: str, trained: tuple[Pa
     assert any((tmp_path / "out").iterdir())
     done = start(command, *READ_ONLY[command], *more, prepare=read_only).done()
     one_line(done, "out=", "cannot be written (Read-only file system): choose another folder")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+def test_limits_of_the_process_are_one_line() -> None:
+    import resource
+
+    small_files = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    done = start("evaluate", *EVALUATION, "checkpoint=null", "model=prototype", "out=e", prepare=small_files).done()
+    one_line(done, "'e/episodes.png': file too large; raise the limit (ulimit -f)")
+    assert not Path("e").exists()
+
+
+def test_a_cache_dir_that_can_be_no_folder_is_one_line() -> None:
+    Path("file").touch()
+    done = run("evaluate", *EVALUATION, "checkpoint=null", "model=prototype", "cache_dir=file/cache", "out=e")
+    one_line(done, "cache_dir='file/cache' can be no folder (Not a directory): choose another one")
+    assert not Path("e").exists()

@@ -5,8 +5,8 @@ import re
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sd_aanet.composition import config_folder
 from sd_aanet.effects import without_effect
+from sd_aanet.files import config_folder
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,12 @@ from sd_aanet.effects import without_effect
             "model backbone.weights",
         ),
         ("evaluate", "checkpoint=null model=panet backbone=resnet34", ""),
+        ("evaluate", "checkpoint=null shot=5 order=pairs seeds=2 episodes=9", ""),
+        (
+            "evaluate",
+            "checkpoint=null shot=5 seed=1 order=pairs seeds=2 episodes=9 episodes_file=l.json",
+            "shot order seeds episodes",
+        ),
         ("predict", "checkpoint=a.ckpt size=97 resize=squash model=prototype", "size resize model"),
         ("predict", "checkpoint=null size=97 resize=squash model=prototype", ""),
     ],

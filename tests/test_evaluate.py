@@ -16,7 +16,7 @@ from PIL import Image
 from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
 from data.fake_folder import make_folder
 from sd_aanet.errors import PredictionError
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 from sd_aanet.settings import named
 
 PROTOTYPE = ("checkpoint=null", "model=prototype")

@@ -16,7 +16,7 @@ from sd_aanet.models import methods
 from sd_aanet.models.base import Method
 from sd_aanet.models.sd_aanet import SDAANet
 from sd_aanet.precision import autocast, set_tf32
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 GPU = torch.device("cuda")
 HERE = ("strategy=gpu",)

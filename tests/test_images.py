@@ -24,7 +24,7 @@ from sd_aanet.images import (
     read_label,
     read_mask,
 )
-from sd_aanet.supports import foreground_of, read_support
+from sd_aanet.segmenting.supports import foreground_of, read_support
 
 ORIENTATION = 0x0112
 
@@ -80,6 +80,22 @@ def test_masks_of_one_object_may_be_painted_in_any_mode(mode: str, light: int, l
     Image.fromarray(painted).convert(mode).save(tmp_path / "mask.png")
     if (mode, light) != ("1", 1):  # Pillow's own threshold is at 128
         assert np.array_equal(read_mask(tmp_path / "mask.png"), label > 1)
+
+
+@pytest.mark.parametrize("light", ["object", "background"])
+def test_masks_whose_palette_has_the_light_colour_first_are_no_indices(light: str, tmp_path: Path) -> None:
+    """As reducing a painted mask to two colours leaves it by chance: the background was taken for the object."""
+    shown = np.zeros((30, 40), bool)
+    shown[5:15, 5:20] = True
+    colours = np.where(shown == (light == "object"), 255, 0).astype(np.uint8)
+    reduced = Image.fromarray(np.stack([colours] * 3, -1)).quantize(2)
+    assert (reduced.getpalette() or [])[:6] == [255, 255, 255, 0, 0, 0]
+    reduced.save(tmp_path / "mask.png")
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    for read in (read_label, lambda path: read_support(tmp_path / "a.png", path)):
+        with pytest.raises(DataError, match=r"mask\.png has a palette with the light colour at 0"):
+            read(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), colours > 0), "which is said to be light on dark"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

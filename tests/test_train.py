@@ -372,6 +372,14 @@ def test_a_folder_that_holds_a_training_is_not_written_into() -> None:
     assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
+def test_an_evaluations_folder_is_refused() -> None:
+    """Its scores would stand beside the training, as if they were this one's."""
+    Path("other").mkdir()
+    Path("other/result.json").write_text("{}")
+    refused(run("train", *SHORT, "steps=1", "out=other"), "out='other' holds the scores of an evaluation")
+    assert [path.name for path in Path("other").iterdir()] == ["result.json"]
+
+
 # Loggers
 
 

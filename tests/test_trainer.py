@@ -1,5 +1,8 @@
 """What every Trainer gets: devices, precision, and one line where a run is impossible."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -22,7 +25,9 @@ def test_settings_of_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
         trainer_settings(CPU | {"accelerator": "gpu"}, "auto")
 
 
-@pytest.mark.parametrize("change", [{"precision": "17-bit"}, {"accelerator": "abacus"}, {"strategy": "hope"}])
+@pytest.mark.parametrize(
+    "change", [{"precision": "17-bit"}, {"accelerator": "abacus"}, {"accelerator": "tpu"}, {"strategy": "hope"}]
+)
 def test_impossible_trainers_are_one_line(change: dict[str, Any]) -> None:
     settings = trainer_settings(CPU, "32-true") | change
     with pytest.raises(ConfigError, match=r"^no such run is possible here: [^\n]*; check strategy and precision$"):
@@ -60,3 +65,19 @@ def test_float32_is_rounded_where_one_asks_for_it(monkeypatch: pytest.MonkeyPatc
         trainer = build_trainer(trainer_settings(CPU, precision), logger=False, enable_checkpointing=False)
         assert trainer.precision == ("bf16-mixed" if precision == "bf16-mixed" else "32-true")
         assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is rounded
+
+
+@pytest.mark.parametrize("number", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_a_run_on_one_device_is_no_part_of_another(number: str) -> None:
+    """As the shell of a job, or of one of the trainings that `srun --ntasks=2` started, has it: no curves were kept."""
+    code = (
+        "from sd_aanet.trainer import build_trainer, trainer_settings\n"
+        "one = {'accelerator': 'cpu', 'devices': 1, 'strategy': 'auto'}\n"
+        "from pytorch_lightning.utilities import rank_zero_only\n"
+        "build_trainer(trainer_settings(one, '32-true'), logger=False)\n"
+        "print(rank_zero_only(lambda: 'the first')())"
+    )
+    of_a_job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NODEID": "0"}
+    environment = os.environ | of_a_job | {number: "1", "SLURM_LOCALID": "1", "SLURM_NODELIST": "n1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("the first"), done.stderr[-2000:]

@@ -4,7 +4,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sd_aanet.segmenter import FewShotSegmenter, Segmentation
+    from sd_aanet.segmenting.result import Segmentation
+    from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 # Read by OpenMP when torch is loaded: threads that wait soon sleep. Those that spin for long take the cores from
 # whatever else runs there, and from the thread that they wait for (benchmarks/busy.py); those that sleep at once make
@@ -15,12 +16,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 __version__ = "0.1.0"
 __all__ = ["FewShotSegmenter", "Segmentation"]
+_HOMES = {"FewShotSegmenter": "sd_aanet.segmenting.segmenter", "Segmentation": "sd_aanet.segmenting.result"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for: torch takes seconds that `sd-aanet --help` does not need."""
     if name in __all__:
-        from sd_aanet import segmenter
+        from importlib import import_module
 
-        return getattr(segmenter, name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'sd_aanet' has no attribute '{name}'")

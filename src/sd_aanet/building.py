@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from sd_aanet.backbones import backbone_rules
 from sd_aanet.backbones.base import Grid
 from sd_aanet.backbones.int8 import stride_of
 from sd_aanet.backbones.weights import load_backbone_weights
 from sd_aanet.data.transforms import Preprocess
+from sd_aanet.errors import ConfigError
+from sd_aanet.files import config_folder
 from sd_aanet.models import build_method, find_method
 from sd_aanet.models.base import Method
+from sd_aanet.models.refined_probe import RefinedProbe
 from sd_aanet.rules import check, whole
 
 logger = logging.getLogger(__name__)
@@ -72,6 +77,37 @@ def untrained(config: Config) -> tuple[Method, Config, Preprocess]:
     size, resize = sizes(config, backbone.grid)[1], config["resize"] or "squash"
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method.eval(), network, Preprocess(size, resize, backbone.mean, backbone.std)
+
+
+def ready_made(backbone: str = "efficientnet_lite2", size: int | None = None) -> tuple[Method, Preprocess]:
+    """The method for photographs that needs no training: `model=refined_probe`, or `model=probe` on other backbones.
+
+    Args:
+        backbone: a file of conf/backbone.
+        size: side of the input in pixels; None for 641, or the nearest that the backbone takes.
+
+    Raises:
+        ConfigError: an unknown backbone, or weights that are not here.
+    """
+    model = "refined_probe" if backbone == RefinedProbe.backbone_name else "probe"
+    settings = {"backbone": _chosen("backbone", backbone), "model": _chosen("model", model)}
+    recipe = _chosen("recipe", "photographs")
+    method, _, preprocess = untrained({**settings, "size": size, "resize": None, "recipe": recipe})
+    return method, preprocess
+
+
+def _chosen(group: str, name: str) -> Config:
+    """What a file of a group of conf/ gives by itself."""
+    folder = config_folder() / group
+    if not (folder / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise ConfigError(f"{group}={name} is unknown: choose one of {known}")
+    return _read(folder / f"{name}.yaml")
+
+
+def _read(path: Path) -> Config:
+    values: Config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {key: value for key, value in values.items() if key != "defaults"}
 
 
 def sizes(config: Config, grid: Grid) -> tuple[int, int]:

@@ -20,7 +20,7 @@ COMPOSED = {
     "evaluate": ("sd_aanet.evaluation.run", "mIoU and FB-IoU of a checkpoint on classes it never saw"),
     "check": ("sd_aanet.data.check", "read a whole data set, say what is in it and what is wrong with it"),
     "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
-    "predict": ("sd_aanet.predict", "find in pictures what some labelled pictures show"),
+    "predict": ("sd_aanet.segmenting.predict", "find in pictures what some labelled pictures show"),
     "export": ("sd_aanet.export", "write a model as graphs, for ONNX Runtime or torch.export"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its code: 0, 1 for what failed, 2 for a user's mistake, 128 + n for signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files, and a notebook's backend may not be installed here
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]

@@ -6,7 +6,7 @@ the names of their examples, and what a query made with an example as long as th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -100,10 +100,10 @@ class Comparer:
             self._sets = {kept: made for kept, made in self._sets.items() if replaced.isdisjoint(kept)}
             self._supports.update(zip(names, encoded.unbind(), strict=True))
 
-    def forget(self) -> None:
-        """Drop all examples."""
-        self._supports.clear()
-        self._sets.clear()
+    def forget(self, but: Collection[Hashable] = ()) -> None:
+        """Drop all examples, or all but these."""
+        self._supports = {name: encoded for name, encoded in self._supports.items() if name in but}
+        self._sets = {names: made for names, made in self._sets.items() if all(name in but for name in names)}
 
     def compare(
         self, encoded: Encoded, comparisons: Sequence[tuple[int, Sequence[Sequence[Hashable]]]], size: tuple[int, int]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from sd_aanet.arguments import spelt
 from sd_aanet.effects import without_effect
 from sd_aanet.errors import ConfigError, SDAANetError
-from sd_aanet.files import remove_empty, remove_unused
+from sd_aanet.files import config_folder, remove_empty, remove_unused
 from sd_aanet.mistakes import told_in_one_line
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, TEXTS
@@ -30,13 +30,6 @@ OPTIONS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-i", "--info", "-cd"
 """The options of Hydra that are of use here."""
 FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help")
 """Those of them that take no value."""
-
-
-def config_folder() -> Path:
-    """The folder of the configuration: in an installed package, or beside src/ in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parents[1] / "conf"
 
 
 @dataclass

@@ -17,6 +17,8 @@ _OF_A_CHECKPOINT = {
     "export": ("model", "backbone", "recipe", "size", "resize"),
 }
 """What a checkpoint brings along where it is not what a training starts from."""
+_OF_A_LIST = ("way", "shot", "episodes", "seeds", "order", "min_object_pixels", "short_classes")
+"""What was decided when a list of episodes was made."""
 
 
 def without_effect(command: str, given: Sequence[str], config: DictConfig) -> Iterator[str]:
@@ -36,6 +38,8 @@ def without_effect(command: str, given: Sequence[str], config: DictConfig) -> It
     for key in given:
         if loaded and key.partition(".")[0] in loaded:
             yield f"{key} has no effect beside checkpoint={config.checkpoint}, which brings its own: leave it out"
+        elif key in _OF_A_LIST and config.get("episodes_file") is not None:
+            yield f"{key} has no effect beside episodes_file={config.episodes_file}, a list as it is: leave it out"
         elif _FILLING.match(key) and f"${{{key}}}" not in text:
             yield f"{key} has no effect here, nothing takes it: leave it out, or see sd-aanet {command} --help"
         elif key in ("backbone.mid", "backbone.high"):

@@ -63,7 +63,8 @@ class TrainingError(SDAANetError):
 _FULL = "make room, or choose another place (out=, cache_dir=)"
 _CLOSED = "give this user the right to, or choose another place (out=, cache_dir=)"
 _FIXES = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
-_FIXES |= {errno.ENAMETOOLONG: "check the path"}
+_FIXES |= {errno.ENAMETOOLONG: "check the path", errno.EFBIG: f"raise the limit (ulimit -f), or {_FULL}"}
+_FIXES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit (ulimit -n), or set workers=0")
 
 
 def of_machine(error: Exception) -> SDAANetError | None:

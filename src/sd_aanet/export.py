@@ -29,7 +29,7 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.files import short, written_out
 from sd_aanet.models.base import Method
-from sd_aanet.predict import segmenter_of
+from sd_aanet.segmenting.predict import segmenter_of
 
 SUFFIXES = (".onnx", ".pt2")
 PACKAGES = ("onnx", "onnxscript")
@@ -65,7 +65,10 @@ class Graph:
             each = {name: (str(x.dtype).removeprefix("torch."), sides(name), x) for name, x in tensors.items()}
             return {name: [dtype, *opened, *x.shape[len(opened) :]] for name, (dtype, opened, x) in each.items()}
 
-        return {"inputs": of(self.inputs, self.sides.__getitem__), "outputs": of(self.outputs, lambda _: self.out_sides)}
+        return {
+            "inputs": of(self.inputs, self.sides.__getitem__),
+            "outputs": of(self.outputs, lambda _: self.out_sides),
+        }
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
@@ -90,7 +93,6 @@ class Graph:
             if any(user.target is not sizes for user in nodes[str(node)].users)
         }
         return self if len(used) == len(self.inputs) else replace(self, inputs=used)
-
 
     def save(self, path: Path) -> None:
         """Write it as what the path's suffix says."""
@@ -240,7 +242,9 @@ def _about(method: Method, preprocess: Preprocess) -> dict[str, Any]:
     }
     if method.adapts:
         steps["support"] = "of K examples of one thing, their features and masks, what is fitted to them: once a thing"
-        steps["compare"] = "of B queries, their features, and for each what was fitted (repeat or join it along its first axis)"
+        steps["compare"] = (
+            "of B queries, their features, and for each what was fitted (repeat or join it along its first axis)"
+        )
     else:
         steps["compare"] = "of B queries, their features, and for each the features and masks of its K examples"
     steps["probability"] = f"of the object, in [0, 1]: {back}; over 0.5 is the object"
@@ -276,9 +280,10 @@ def _in_one_line(method: str) -> Iterator[None]:
     except (SDAANetError, OSError):
         raise
     except Exception as error:  # of what a backbone does nearly anything
-        while error.__cause__ is not None:  # the first one knows best
-            error = error.__cause__
-        line = "".join(filter(str.isprintable, " ".join(str(error).split())))[:200]
+        first: BaseException = error
+        while first.__cause__ is not None:  # it knows best
+            first = first.__cause__
+        line = "".join(filter(str.isprintable, " ".join(str(first).split())))[:200]
         raise ConfigError(
             f"model={method} over this backbone cannot be drawn as a graph ({line}): choose another"
         ) from error

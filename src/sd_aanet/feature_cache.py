@@ -124,7 +124,12 @@ class FeatureCache:
     def _keep(self, key: Key, row: Rows) -> None:
         if self.folder is not None:
             row = row.to("cpu")
-            safe_save((key[1], _checksum(row), vars(row)), self._path(key), synced=False)
+            try:
+                safe_save((key[1], _checksum(row), vars(row)), self._path(key), synced=False)
+            except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+                raise ConfigError(
+                    f"cache_dir='{self.folder}' can be no folder ({error.strerror}): choose another one"
+                ) from None
             return
         self._kept[key] = row
         self.bytes += row.nbytes

@@ -24,6 +24,13 @@ _folders: list[Path] = []
 """Those that `new_folder` made, for `remove_unused`."""
 
 
+def config_folder() -> Path:
+    """The folder of the configuration: in an installed package, or beside src/ in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
 def short(path: Path) -> str:
     """A path from the working folder, where it is in that."""
     here = Path.cwd()

@@ -127,6 +127,8 @@ def read_mask(path: str | Path) -> Array8:
     """
     with _opened(path, "mask") as (file, called):
         _check_depth(file, called)
+        if _is_reversed(file):
+            file = file.convert("L")
         grey = np.array(file if file.mode in ("P", "1") else _shallow(file).convert("L"), dtype=np.uint8)
     unclear = np.mean((grey >= _MIDDLE[0]) & (grey <= _MIDDLE[1]))
     if unclear > _UNCLEAR:
@@ -171,6 +173,12 @@ def check_same_size(
 
 def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:
     """The same file, whose pixels are class indices."""
+    if _is_reversed(file):
+        raise DataError(
+            f"{name} has a palette with the light colour at 0 and black at 1, as reducing colours leaves it by chance: "
+            "its indices and its looks disagree: save it as 8-bit grey PNG, with 0 where nothing is",
+            defect="values",
+        )
     if file.mode not in modes:
         problem = f"{'more than 8 bits a pixel' if file.mode[0] in 'IF' else 'colours'} (mode {file.mode})"
     elif file.format in ("JPEG", "MPO") or file.info.get("compression") in ("jpeg", "tiff_jpeg"):
@@ -181,6 +189,14 @@ def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:
         f"{name} holds {problem}, expected one class index a pixel: save it as a palette or 8-bit grey PNG",
         defect="values",
     )
+
+
+def _is_reversed(file: Image.Image) -> bool:
+    """Whether a mask of two colours has the light one at 0 and black at 1, as reducing colours leaves it by chance."""
+    if file.mode != "P" or file.getextrema() != (0, 1):
+        return False
+    colours = (file.getpalette("RGB") or [])[:6]
+    return len(colours) == 6 and min(colours[:3]) > _DARK and max(colours[3:]) == 0
 
 
 def _check_depth(file: Image.Image, name: str) -> None:

@@ -111,7 +111,7 @@ SETTINGS = (
     Setting("val_every", whole(1, 300)),
     Setting("early_stopping", or_null(whole(1, 5)), {"recipe"}),
     Setting("features", one_of("compute", "cache")),
-    Setting("precision", one_of(*PRECISIONS)),
+    Setting("precision", one_of(*PRECISIONS), {"recipe"}),
     # What is chosen by name; each has more settings of its own
     Setting("dataset.name", text("shapes")),
     Setting("dataset.root", text("mine")),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_only
@@ -50,6 +51,8 @@ def trainer_settings(strategy: Config, precision: str, num_nodes: int = 1) -> Co
     """
     if strategy["accelerator"] == "gpu" and not torch.cuda.is_available():
         raise ConfigError("strategy asks for a GPU, and torch sees none here: set strategy=cpu or strategy=auto")
+    if world_size(strategy, num_nodes) == 1:  # whatever number a job system gave this process
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     return {
         **{key: strategy[key] for key in ("accelerator", "devices", "strategy")},
         "num_nodes": num_nodes,
@@ -101,10 +104,12 @@ def build_trainer(settings: Config, **more: Any) -> pl.Trainer:
         ConfigError: Lightning knows no such device, strategy or precision, or the machine has none.
     """
     tf32 = settings["precision"] == "tf32"
+    if world_size(settings, settings["num_nodes"]) == 1:  # a process of its own, also where Slurm started several
+        more["plugins"] = [*more.get("plugins", ()), LightningEnvironment()]
     set_tf32(tf32)
     try:
         return pl.Trainer(**settings | {"precision": "32-true" if tf32 else settings["precision"]}, **more)
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise ConfigError(f"no such run is possible here: {line}; check strategy and precision") from error
 

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from fake_voc import Voc
+from PIL import Image
 
 from data.fake_folder import make_folder, make_json
 from examples import refused
@@ -326,3 +327,18 @@ def test_images_in_both_splits_are_refused_where_they_would_be_trained_on(tmp_pa
     own(root).setup("test")
     with refused(DataError, "image 'train_000' is in train and in val: take it off one of them (and 1 more like this"):
         own(root).setup("fit")
+
+
+def test_labels_of_the_same_names_are_told_apart(tmp_path: Path) -> None:
+    """Folders of one's own have one name, often one class, and pictures that are called 000 and so on."""
+    told = []
+    for name in ("one", "two", "same"):
+        root = make_folder(tmp_path / name, ("object",))
+        if name == "two":
+            mask = next(iter(sorted(root.glob("masks/*.png"))))
+            label = np.array(Image.open(mask))
+            label[0, 0] = 1 - label[0, 0]
+            Image.fromarray(label).save(mask)
+        source = {"_target_": "sd_aanet.data.sources.folder.Folder", "root": str(root)}
+        told.append(EpisodeDataModule(source, select_on="none").labels())
+    assert told[0] == told[2] != told[1]

@@ -179,3 +179,16 @@ def test_a_data_module_takes_shot_and_length_from_the_file(voc: Voc, tmp_path: P
     assert sum(len(batch.query) for batch in batches) == 8
     assert all(batch.support.shape[1:3] == (1, 2) for batch in batches)
     assert data.test_specs(0) == data.test_specs(1) == drawn(source), "the file's, whatever the seed"
+
+
+def test_supports_that_do_not_show_their_class(voc: Voc, tmp_path: Path) -> None:
+    """An IoU of 0 that is the list's work would be taken for the network's."""
+    root = voc(4)
+    source = Pascal5i(root, "val")
+    own, other = (source.key(int(images[0])) for images in (source.pixels()[:, c].nonzero()[0] for c in (0, 1)))
+    entry = {"class": "aeroplane", "query": own, "supports": [other]}
+    (tmp_path / "list.json").write_text(json.dumps({"episodes": [entry]}))
+    config = {"_target_": "sd_aanet.data.sources.pascal5i.Pascal5i", "root": str(root)}
+    data = EpisodeDataModule(config, episodes_file=str(tmp_path / "list.json"))
+    with pytest.raises(DataError, match=rf"episode 0 has the support '{other}', which shows nothing of 'aeroplane'"):
+        data.setup("test")

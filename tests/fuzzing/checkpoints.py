@@ -24,7 +24,7 @@ from sd_aanet.feature_cache import FeatureCache
 from sd_aanet.models import build_method
 from sd_aanet.models.base import Method
 from sd_aanet.models.sd_aanet.published import from_published
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 NETWORK: dict[str, Any] = {
     "method": "sd_aanet",

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from fuzzing.inputs import TEXTS, Input
 from fuzzing.results import SMALL
 from sd_aanet.cli import COMPOSED, PLAIN
-from sd_aanet.composition import OPTIONS, config_folder
+from sd_aanet.composition import OPTIONS
+from sd_aanet.files import config_folder
 from sd_aanet.settings import flat
 
 SHAPES = ("dataset.source.size=33", "dataset.source.images=60", "min_object_pixels=9")

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from networks import ONLY, episode, tiny
 from sd_aanet.comparing import Comparer
-from sd_aanet.composition import config_folder
 from sd_aanet.errors import ConfigError
+from sd_aanet.files import config_folder
 from sd_aanet.models import build_method, find_method, methods
 from sd_aanet.models.base import FewShotMethod
 

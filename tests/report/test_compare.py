@@ -143,3 +143,8 @@ def test_results_without_episodes() -> None:
     two()
     Path("b/episodes.csv").unlink()
     refused(run("compare", "a", "b"), "'b/result.json' has no episodes.csv beside it")
+
+
+def test_other_masks_of_the_same_names_are_not_compared() -> None:
+    two(labels="of another data set")
+    refused(run("compare", "a", "b"), "'a' and 'b' were scored on different pictures or masks of one name")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -420,3 +421,35 @@ def test_folders_without_results() -> None:
         refused(run("report", "empty"), "holds no result.json")
     make_run(Path("sweep/job"))
     refused(run("report", "sweep", "--out", "/proc/no/such"), "/proc/no/such")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"checkpoint": "pretrained.ckpt"}, {"backbone": {"weights": "other.pth"}}, {"precision": "bf16-mixed"}],
+)
+def test_trainings_that_began_otherwise_are_rows_of_their_own(other: dict[str, Any]) -> None:
+    """They were averaged, as if another seed made the difference."""
+    first = {"checkpoint": None, "backbone": {"weights": "torchvision://resnet50"}, "precision": "32-true"}
+    for seed, config in enumerate((first, first | other)):
+        for fold in (0, 1):
+            own = {"checkpoint": f"{fold}/{config['checkpoint']}"} if config["checkpoint"] else {}
+            make_run(Path(f"sweep/{seed}{fold}"), fold=fold, train_seed=seed, config=config | own)
+    lines = measured(reported()[1])
+    assert len(lines) == 2
+    assert all("bf16" in line["model"] or "other" in line["model"] or "given" in line["model"] for line in lines[1:])
+
+
+def test_tests_in_another_precision_are_rows_of_their_own() -> None:
+    for seed, precision in enumerate(("32-true", "bf16-mixed")):
+        result = make_run(Path(f"sweep/{seed}"), train_seed=seed)
+        Path(f"sweep/{seed}/result.json").write_text(json.dumps(result | {"precision": precision}))
+    labels = [line["model"].partition(", ")[2] for line in measured(reported()[1])]
+    assert labels == ["tested in 32-true", "tested in bf16-mixed"]
+
+
+def test_names_that_are_not_in_utf_8_are_told_as_what_they_are() -> None:
+    make_run(Path("sweep", os.fsdecode(b"caf\xe9")))
+    ran("report", "sweep")
+    assert "caf\\udce9" in Path("sweep/report/report.html").read_text(encoding="utf-8")
+    make_run(Path("strange/a"), label="half a \ud83d sign")
+    refused(run("report", "strange"), "strange/a/result.json' is not a result", "label=", "expected a text in UTF-8")

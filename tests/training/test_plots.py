@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import matplotlib
+
 from sd_aanet.training.plots import COLOURS, draw_curves, loss_panels, read_metrics
 
 
@@ -39,3 +41,12 @@ def test_any_number_of_terms_is_drawn(tmp_path: Path) -> None:
     assert loss_panels([read_metrics(tmp_path)]) == [["train/total", *names]]
     assert draw_curves(tmp_path) == tmp_path / "curves.png"
     assert draw_curves(tmp_path / "nowhere") is None
+
+
+def test_the_users_own_looks_are_none_of_these_curves(tmp_path: Path) -> None:
+    """With text.usetex and no LaTeX, a training ended in a traceback."""
+    (tmp_path / "logs/version_0").mkdir(parents=True)
+    (tmp_path / "logs/version_0/metrics.csv").write_text("step,train/total\n0,1.5\n1,1.2\n")
+    with matplotlib.rc_context({"text.usetex": True}):
+        assert draw_curves(tmp_path) == tmp_path / "curves.png"
+        assert matplotlib.rcParams["text.usetex"] is True

@@ -26,7 +26,7 @@ from sd_aanet.data.sources.opening import open_source
 from sd_aanet.data.sources.refusal import more, refuse
 from sd_aanet.data.transforms import Augment, Preprocess
 from sd_aanet.episode import IMAGENET_MEAN, IMAGENET_STD, RGB, Episode
-from sd_aanet.errors import ConfigError
+from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.rules import check
 from sd_aanet.settings import RULES, named
 
@@ -212,6 +212,13 @@ class EpisodeDataModule(pl.LightningDataModule):
             "classes": {stage: [source.classes[c - 1] for c in ids] for stage, ids in classes.items()},
         }
 
+    def labels(self) -> str:
+        """A name of what exactly the "val" images are called and show: other ones, or other masks, have another."""
+        source = self.source("val")
+        made = hashlib.sha256(repr([source.key(i) for i in range(len(source))]).encode())
+        made.update(self._pixel_counts("val").tobytes())
+        return made.hexdigest()[:12]
+
     def _check(self) -> None:
         """Refuse, before any file is read, what cannot work."""
         check({name: getattr(self, name) for name in named("data")}, RULES)
@@ -253,7 +260,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @cached_property
     def _listed(self) -> EpisodeList | None:
-        """The list of `episodes_file`, if there is one; what it says of its fold has to be true of this one."""
+        """The list of `episodes_file`, if there is one; what it says of fold and supports has to be true here."""
         if self.episodes_file is None:
             return None
         listed = read_list(Path(self.episodes_file), self.source("val"))
@@ -268,6 +275,14 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"episodes_file={self.episodes_file} is a list of fold {fold} and has episodes of '{others[0]}', which "
                 "is not novel in that fold here: divide the classes (dataset.source) as for the list"
             )
+        for number, spec in enumerate(listed.draw(0, index) for index in range(len(listed))):
+            for image, c in spec.examples:
+                if not self._pixel_counts("val")[image, c - 1]:
+                    source = self.source("val")
+                    raise DataError(
+                        f"episodes_file={self.episodes_file}: episode {number} has the support '{source.key(image)}', "
+                        f"which shows nothing of '{source.classes[c - 1]}': correct it, or choose its data set"
+                    )
         return listed
 
     def _others(self, listed: EpisodeList) -> list[str]:

@@ -169,6 +169,7 @@ def _switches(data: EpisodeDataModule, trained: Trained, protocol: Protocol) -> 
     return {
         "protocol": protocol.name,
         **described,
+        "labels": data.labels(),
         **{name: training.get(name) for name in named("trained")},
         "classes": {**{stage: seen.get(stage) for stage in ("train", "val")}, "test": described["classes"]["test"]},
         "size": data.preprocess.size,

@@ -68,8 +68,9 @@ def run(config: dict[str, Any]) -> Result:
         result = evaluate(trained, data, settings, protocol, out, *cache)
         if not first:
             return {}
-        if config["checkpoint"] is None and method.trains:
-            result["label"] += ", untrained"
+        if config["checkpoint"] is None:
+            result["network"] |= {"backbone": network["backbone"] | {"weights": config["backbone"]["weights"]}}
+            result["label"] += ", untrained" if method.trains else ""
         write_result(result, out, config["checkpoint"])
     print(table(result))
     print("\nwritten: " + ", ".join(str(out / name) for name in ("result.json", "episodes.csv", "episodes.png")))

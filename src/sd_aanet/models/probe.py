@@ -187,7 +187,8 @@ def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float | Tens
     weight, rounding = positive + negative, 4 * torch.finfo(x.dtype).eps
 
     def slope(w: Tensor, z: Tensor) -> Tensor:
-        return (weight * z.sigmoid() - positive) @ x + l2 * w  # (D,)
+        gradient: Tensor = (weight * z.sigmoid() - positive) @ x + l2 * w  # (D,)
+        return gradient
 
     w, z = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[0])
     gradient = slope(w, z)

@@ -68,6 +68,7 @@ class RefinedProbe(Probe):
     rules: ClassVar = {name: rule for name, rule in Probe.rules.items() if name not in ("features", "normalise")}
     takes = frozenset()
     shipped = LEARNT_FROM
+    backbone_name: ClassVar = "efficientnet_lite2"
     probed: ClassVar = ("stage3", "stage5", "stage6", "stage7")
     refining: ClassVar = 2
     """So many of these, from the first one on, the refiner reads."""

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     title = f"Few-shot segmentation: {folder.resolve().name}"
     texts = {name: writer(table) for name, writer in WRITERS.items()}
     texts["report.html"] = page(title, table, plots, absent, runs, failures)
-    files: dict[str, bytes] = {name: text.encode() for name, text in texts.items()}
+    files: dict[str, bytes] = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     for plot in plots:
         files |= {f"figures/{plot.name}.svg": plot.svg, f"figures/{plot.name}.png": plot.png}
     earlier = list((out / "figures").glob("*")) if (out / "report.html").is_file() else []

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from sd_aanet.data.sources.listing import is_text
 from sd_aanet.errors import UNREADABLE, DataError
 from sd_aanet.evaluation.leakage import leaked_classes
 from sd_aanet.rules import SWITCH, Rule, number, or_null, whole
@@ -29,12 +30,13 @@ Episodes = Mapping[str, NDArray[Any]]
 """Columns of episodes.csv: "class" names, `COUNTS` numbers."""
 SCORES = ("miou", "fb_iou")
 COUNTS = ("seed", "class_id", "intersection", "union", "background_intersection", "background_union", "object")
-_NAME = Rule("a text", lambda value: isinstance(value, str), "x")
+_PATH = Rule("a text", lambda value: isinstance(value, str), "x")
+_NAME = Rule("a text in UTF-8", lambda value: isinstance(value, str) and is_text(value), "x")
 _NAMES = Rule("a list of texts", lambda value: isinstance(value, list) and all(map(_NAME.holds, value)), "[x]")
 _SETTINGS = Rule("settings of its own", lambda value: isinstance(value, dict), "{}")
 NEEDED: dict[str, Rule] = {
     **dict.fromkeys(("backbone", "label", "precision", "protocol.dataset"), _NAME),
-    **dict.fromkeys(("checkpoint", "protocol.episodes_file"), or_null(_NAME)),
+    **dict.fromkeys(("checkpoint", "protocol.episodes_file"), or_null(_PATH)),
     **dict.fromkeys(("network", "protocol", "protocol.classes", "versions", "also"), _SETTINGS),
     **dict.fromkeys(("episodes", "protocol.folds", "protocol.way", "protocol.test_shot"), whole(1)),
     **dict.fromkeys(("protocol.fold", "protocol.seed"), or_null(whole(0))),
@@ -126,8 +128,11 @@ class Run:
                 except Exception as error:  # the system's, YAML's or OmegaConf's
                     line = " ".join(str(error).split())
                     raise DataError(f"'{config}' is not a readable configuration ({line}): move it away") from None
-                own = dict.fromkeys([*named("recipe"), *(key for key in saved if key.startswith("optimizer."))])
-                return {key: saved[key] for key in own if saved.get(key) is not None and key != "optimizer.lr"}
+                optimizer = (key for key in saved if key.startswith("optimizer."))
+                own = dict.fromkeys([*named("recipe"), "backbone.weights", *optimizer])
+                found = {key: saved[key] for key in own if saved.get(key) is not None and key != "optimizer.lr"}
+                # Each fold starts from one of its own.
+                return found | ({"checkpoint": "given"} if saved.get("checkpoint") is not None else {})
         return {}
 
     @cached_property
@@ -226,7 +231,7 @@ def read_run(path: Path, root: Path) -> Run:
         known: list[object] = [run.lists, run.leaked, run.training]
         for scores in (result, *result["also"].values()):
             known += [float(each[name]) for each in (scores, *scores["seeds"]) for name in SCORES]
-            known += [float(entry["iou"]) for entry in scores["classes"].values()]
+            known += [(name.encode(), float(entry["iou"])) for name, entry in scores["classes"].items()]
     except WRONG as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(

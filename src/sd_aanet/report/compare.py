@@ -81,6 +81,7 @@ def compare(a: Path, b: Path) -> dict[str, Difference]:
 def _difference(one: Run, other: Run, a: Path, b: Path) -> Difference:
     for what, ours, theirs in (
         ("on different lists of episodes", list(one.lists.values()), list(other.lists.values())),
+        ("on different pictures or masks of one name", *(run.protocol.get("labels") for run in (one, other))),
         ("at different resolutions", one.resolution, other.resolution),
         ("with different ignore_boundary", *(run.protocol["ignore_boundary"] for run in (one, other))),
     ):

@@ -136,6 +136,7 @@ def build_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 def _key(run: Run, resolution: str) -> str:
     training = {name: value for name, value in run.training.items() if name not in ("seed", "fold", "classes")}
     parts = [run.dataset, run.shot, run.result["network"], training, run.recipe, switches(run), resolution]
+    parts.append(run.result["precision"])
     return json.dumps([*parts, _untrained(run), bool(run.leaked), run.fold < 0], sort_keys=True, default=str)
 
 
@@ -166,6 +167,7 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
     collected = {name: _collected([run.protocol[name] for run, _ in group]) for name in named("collected")}
     protocol = switches(first) | {"resolution": resolution} | collected
     training = {name: value for name, value in first.training.items() if name not in (*OF_A_RUN, *protocol)}
+    tested = {"tested in": first.result["precision"]}
     row = Row(
         dataset=first.dataset,
         model=_model(first),
@@ -174,7 +176,7 @@ def _row(group: Sequence[tuple[Run, str]]) -> tuple[Row, list[str]]:
         train_shot=first.training.get("shot"),
         resolution=resolution,
         protocol=protocol,
-        settings=dict(flat(first.result["network"])) | training | first.recipe,
+        settings=dict(flat(first.result["network"])) | training | first.recipe | tested,
         folds=first.protocol["folds"],
         runs={fold: dict(sorted(cells[fold].items(), key=lambda item: item[0] or 0)) for fold in sorted(cells)},
     )

@@ -72,17 +72,20 @@ def draw_curves(out: Path) -> Path | None:
     panels |= {title: found for title, names in OTHERS.items() if (found := [n for n in names if n in series])}
     if not panels:
         return None
-    from matplotlib.figure import Figure  # takes a third of a second to import
+    import matplotlib  # takes a third of a second
+    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for colour, name in zip(cycle(COLOURS), names, strict=False):
-            marker = "o" if name.startswith("val/") else None
-            axes.plot(*series[name], color=colour, label=name.split("/")[1], marker=marker, linewidth=1.2)
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
-        if len(names) > 1 or title == titles[1]:
-            axes.legend(frameon=False)
-    with written_whole(out / "curves.png") as path:
-        figure.savefig(path, dpi=110)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own settings are
+        figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
+        for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            for colour, name in zip(cycle(COLOURS), names, strict=False):
+                marker = "o" if name.startswith("val/") else None
+                axes.plot(*series[name], color=colour, label=name.split("/")[1], marker=marker, linewidth=1.2)
+            axes.set(title=title, xlabel="step")
+            axes.grid(alpha=0.3)
+            if len(names) > 1 or title == titles[1]:
+                axes.legend(frameon=False)
+        with written_whole(out / "curves.png") as path:
+            figure.savefig(path, dpi=110)
     return out / "curves.png"

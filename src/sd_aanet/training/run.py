@@ -85,6 +85,8 @@ def run(config: Config) -> dict[str, float]:
                 f"out='{out}' holds a training already: choose another folder, or go on with {setting('resume', out)}"
                 + ("" if (out / LAST).is_file() else ", which starts it afresh: it made no checkpoint")
             )
+        if resume is None and (out / "result.json").exists():
+            raise ConfigError(f"out='{out}' holds the scores of an evaluation already: choose another folder")
         try:
             return _run(config, out, resume)
         except KeyboardInterrupt:

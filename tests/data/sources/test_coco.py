@@ -291,6 +291,7 @@ FILES: list[tuple[dict[str, Any], str]] = [
         "'categories' has 255 entries, expected 1 to 254 .*: export",
     ),
     ({"categories": [CATEGORY, {"id": "5", "name": "dog"}]}, r'categories\[1\]\.id is "5", expected a whole number'),
+    ({"categories": [CATEGORY | {"name": "\ud83d"}]}, r'categories\[0\]\.name is "\\ud83d", expected a name'),
     ({"categories": [{"id": 3}]}, r"categories\[0\]\.name is missing or null, expected a name"),
     ({"categories": [CATEGORY, CATEGORY | {"name": "dog"}]}, r"categories\[1\]\.id is 3, which categories\[0\] has"),
 ]
@@ -416,19 +417,27 @@ def stores() -> list[Path]:
     return [*(cache_folder() / "coco").glob("*")]
 
 
-def test_a_file_is_read_once(write: Write, tmp_path: Path) -> None:
+def test_a_file_is_read_once(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(annotation(7, 5, [SQUARE]))
     first = CocoAnnotations(path)
     (tmp_path / "link.json").symlink_to(path)
-    state = path.stat()
-    path.write_bytes(bytes(state.st_size))
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # who does not read it cannot tell
+    monkeypatch.delattr("sd_aanet.data.sources.coco.read_coco")
     for again in (path, str(path), tmp_path / "link.json"):
         found = CocoAnnotations(again)
         for name in ("path", "categories", "used", "images", "boxes_only"):
             assert getattr(found, name) == getattr(first, name)
         assert np.array_equal(found.label(0), first.label(0))
     assert len(stores()) == 1
+
+
+def test_a_file_of_the_same_size_and_time_is_read_anew(write: Write) -> None:
+    path = write(annotation(7, 5, [SQUARE]))
+    state = path.stat()
+    assert CocoAnnotations(path).label(0).max() == 2
+    write(annotation(7, 9, [SQUARE]))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_size == state.st_size
+    assert CocoAnnotations(path).label(0).max() == 3
 
 
 def test_a_changed_file_is_read_anew(write: Write, tmp_path: Path) -> None:

@@ -192,3 +192,20 @@ def test_roots_that_cannot_be(tmp_path: Path) -> None:
         ConfigError, match=r"dataset\.source\.lists=nowhere is not a folder, expected train\.txt, val\.txt"
     ):
         Fss1000(root, "val", lists="nowhere")
+
+
+def test_a_picture_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """It could be its own support."""
+    root = make_fss(tmp_path)
+    shutil.copy(root / "val_a/2.jpg", root / "val_a/2.JPEG")
+    with pytest.raises(DataError, match=r"val_a holds 4 pictures of 3 names, expected one of each"):
+        Fss1000(root, "val")
+
+
+def test_classes_of_one_name_in_two_spellings_are_refused(tmp_path: Path) -> None:
+    """The second one took the place of the first."""
+    root = make_fss(tmp_path, lists=None)
+    for name in ("M\u00f6we", "Mo\u0308we"):
+        shutil.copytree(root / "test_a", root / name)
+    with pytest.raises(DataError, match=r"have one name in two spellings \(Unicode\): rename one"):
+        Fss1000(root, "val")

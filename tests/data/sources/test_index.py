@@ -73,6 +73,15 @@ def test_a_mask_of_the_same_size_and_another_time_makes_it_anew(root: Path, read
     assert read(Pascal5i(root, "val")) == 20
 
 
+def test_a_mask_of_the_same_size_and_time_makes_it_anew(root: Path, read: Counted) -> None:
+    read(Pascal5i(root, "val"))
+    mask = voc_pairs(root, "val")[0][1]
+    state = mask.stat()
+    mask.write_bytes(mask.read_bytes())
+    os.utime(mask, ns=(state.st_atime_ns, state.st_mtime_ns))  # as what is unpacked from a second archive
+    assert read(Pascal5i(root, "val")) == 20
+
+
 def test_another_list_makes_it_anew(root: Path, read: Counted) -> None:
     read(Pascal5i(root, "val"))
     names = root / "ImageSets/Segmentation/val.txt"
@@ -198,3 +207,15 @@ def test_a_mistake_in_a_process_of_its_own_is_one_line(root: Path, monkeypatch: 
         Pascal5i(root, "val").pixels()
     assert str(raised.value).startswith(f"mask {path} cannot be read")
     assert "\n" not in str(raised.value)
+
+
+def test_the_folder_itself_may_have_any_name(tmp_path: Path, read: Counted) -> None:
+    root = make_voc(tmp_path / os.fsdecode(b"caf\xe9"), images=1)
+    assert [read(Pascal5i(root, "val")) for _ in range(2)] == [20, 0]
+
+
+def test_the_cache_may_be_named_from_home(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SD_AANET_CACHE", "~/kept")
+    Pascal5i(root, "val").pixels()
+    assert list((tmp_path / "home/kept").rglob("*.kept"))

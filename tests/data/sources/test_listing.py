@@ -1,5 +1,6 @@
 """Texts and folders as people have them."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from examples import refused
 from sd_aanet.data.sources.listing import by_last_part, files_below, plain, read_lines, read_text
+from sd_aanet.data.sources.refusal import collecting
 from sd_aanet.errors import DataError
 
 APART = unicodedata.normalize("NFD", "Möwe")
@@ -92,3 +94,16 @@ def test_names_of_one_file_are_the_same(name: str) -> None:
 
 def test_the_last_part_of_a_path_stands_for_it_where_it_is_the_only_one() -> None:
     assert by_last_part(["a/x", "b/x", "b/y", "z"]) == {"y": "b/y", "z": "z"}
+
+
+def test_names_that_are_not_in_utf_8_are_refused(tmp_path: Path) -> None:
+    """An old archive's: results, which are in UTF-8, could not tell of them."""
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
+    (tmp_path / "b.png").touch()
+    with pytest.raises(
+        DataError, match=r"caf.*\.png has a name that is not in UTF-8, as old archives have them: rename"
+    ):
+        files_below(tmp_path)
+    with collecting() as collected:
+        assert list(files_below(tmp_path)) == ["b.png"]
+    assert len(collected) == 1

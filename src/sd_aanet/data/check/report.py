@@ -49,7 +49,8 @@ def summary(splits: Sequence[Checked], defects: Sequence[DataError], shot: int, 
 def write_summary(found: Summary, out: Path) -> None:
     """Write check.json."""
     with written_whole(out / "check.json") as path:
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def table(found: Summary) -> str:

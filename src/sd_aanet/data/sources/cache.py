@@ -23,9 +23,14 @@ _CHECK = 32
 def cache_folder() -> Path | None:
     """$SD_AANET_CACHE, else sd_aanet in the user's cache folder; None where there is no home. Not made here."""
     if own := os.environ.get("SD_AANET_CACHE"):
-        return Path(own)
+        return Path(own).expanduser()
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return None if caches.startswith("~") else Path(caches) / "sd_aanet"
+
+
+def state_of(file: os.stat_result) -> str:
+    """What differs once a file has changed: its size and times. Tools that copy or unpack set back one time alone."""
+    return f"{file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
 
 
 def kept(name: str, fingerprint: str, make: Callable[[], Arrays]) -> Arrays:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_aanet.data.sources.cache import Arrays, kept
+from sd_aanet.data.sources.cache import Arrays, kept, state_of
 from sd_aanet.data.sources.coco_json import read_coco
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.data.sources.run_lengths import paint, unpack
@@ -53,8 +54,8 @@ class CocoAnnotations:
                 f"annotations {self.path} cannot be read ({error.strerror}), expected a JSON file in COCO's format: "
                 "check it"
             ) from None
-        name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
-        self.state = f"{_VERSION} {state.st_size} {state.st_mtime_ns}"
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        self.state = f"{_VERSION} {state_of(state)}"
         arrays = kept(f"coco/{name}", self.state, partial(_split, self.path))
         index = json.loads(arrays["index"].tobytes())
         refuse(*(f"annotations {self.path}: {line}" for line in index["wrong"]))

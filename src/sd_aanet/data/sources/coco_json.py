@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from sd_aanet.data.sources import run_lengths
-from sd_aanet.data.sources.listing import plain
+from sd_aanet.data.sources.listing import is_text, plain
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import UNREADABLE, DataError
 from sd_aanet.images import MAX_PIXELS, most_pixels
@@ -273,7 +273,7 @@ def _list(content: Any, key: str) -> list[Any]:
 
 def _value(entry: Any, key: str, kind: type | tuple[type, ...], expected: str) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
-    if isinstance(value, kind) and not isinstance(value, bool) and value != "":
+    if isinstance(value, kind) and not isinstance(value, bool) and value != "" and is_text(str(value)):
         return value
     raise _Malformed(f".{key} is {_shown(value)}, expected {expected}")
 

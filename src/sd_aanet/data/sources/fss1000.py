@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sd_aanet.data.folds import shuffled
 from sd_aanet.data.sources.base import Split
 from sd_aanet.data.sources.index import IndexedSource
-from sd_aanet.data.sources.listing import composed, files_below, read_lines
+from sd_aanet.data.sources.listing import composed, files_below, is_text, read_lines
 from sd_aanet.data.sources.refusal import refuse
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.images import Array8, check_same_size, image_size, read_image, read_mask
@@ -146,11 +146,19 @@ def _files_of_classes(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
         seen.add(real)
         files = [Path(path) for place, path in files_below(folder).items() if "/" not in place]
         found = [path for path in files if path.suffix.lower() in PICTURES]
-        if found:
-            pictures[composed(folder.name)] = found
+        name, stems = composed(folder.name), {path.stem for path in found}
+        if not is_text(name):
+            refuse(f"{folder} has a name that is not in UTF-8, as old archives have them: rename it")
+        elif name in pictures:
+            refuse(f"{folder} and {pictures[name][0].parent} have one name in two spellings (Unicode): rename one")
+        elif len(stems) < len(found):
+            refuse(
+                f"{folder} holds {len(found)} pictures of {len(stems)} names, expected one of each: take the others out"
+            )
+        elif found:
+            pictures[name] = found
         else:
             others.append(f"folder {folder} holds no picture ({', '.join(PICTURES)})")
-        stems = {path.stem for path in found}
         others += [
             f"mask {path} has no picture beside it" for path in files if path.suffix == MASK and path.stem not in stems
         ]

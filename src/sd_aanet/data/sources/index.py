@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sd_aanet.data.reading import read_all
 from sd_aanet.data.sources.base import ImageSource
-from sd_aanet.data.sources.cache import Arrays, kept
+from sd_aanet.data.sources.cache import Arrays, kept, state_of
 
 VERSION = 1
 """Of the indexes; counts that are made otherwise need another one."""
@@ -80,13 +80,13 @@ def _of_file(holds: Callable[[str], bool], files: Sequence[str], i: int) -> bool
 
 def _place(name: str, root: Path) -> str:
     """Where an index is kept."""
-    return f"index/{name}_{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+    return f"index/{name}_{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
 
 
 def _add_states(digest: hashlib._Hash, files: Iterable[str], root: Path) -> None:
     """Add the names, sizes and times of files."""
     for path in files:
         with suppress(OSError, ValueError):  # missing, or no name of a file: who reads it says so
-            status = os.stat(path)
+            state = state_of(os.stat(path))
             name = path.removeprefix(str(root))  # the root may be written in several ways
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{name} {state}\n"))

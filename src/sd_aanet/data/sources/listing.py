@@ -19,6 +19,15 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written to a file of results, as one that is not in UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def plain(name: str) -> str:
     """A file's name as a list or annotations have it (Windows writes backslashes), as `files_below` has it."""
     return posixpath.normpath(composed(name.replace("\\", "/")))
@@ -73,6 +82,9 @@ def files_below(folder: Path) -> dict[str, str]:
         for entry in entries:
             name = composed(entry.path[start:].replace(os.sep, "/"))
             if entry.name.startswith("."):
+                continue
+            if not is_text(entry.name):
+                refuse(f"{entry.path} has a name that is not in UTF-8, as old archives have them: rename it")
                 continue
             if os.path.isdir(entry.path):
                 (links if entry.is_symlink() else folders).append(entry.path)

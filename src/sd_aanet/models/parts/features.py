@@ -131,7 +131,7 @@ class MidHigh(FewShotMethod[Mid, High, Q, S, T, P], Generic[Q, S, T, P]):
         if features.high is not None:
             return features.high
         with self.backbone.no_gradient():
-            parts = dict(zip(self.mid, features.mid.split(self._channels, 1), strict=True))
+            parts: dict[str, Tensor] = dict(zip(self.mid, features.mid.split(self._channels, 1), strict=True))
             if self._resumed is None:
                 return parts[self.high]
             before = parts[self._resumed]  # (N, C, h, w)

@@ -83,7 +83,7 @@ def prior_masks(queries: Tensor, supports: Tensor, mask: Tensor) -> Tensor:
     norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None]  # (N, hw, hw)
     best = (s.transpose(1, 2) @ q / (norms + EPS)).amax(1)  # (N, hw)
     low, high = best.amin(1, keepdim=True), best.amax(1, keepdim=True)
-    return ((best - low) / (high - low + EPS)).unflatten(1, queries.shape[2:])
+    return ((best - low) / (high - low + EPS)).view(-1, *queries.shape[2:])
 
 
 def prior_mask(query: Sought, support: Columns) -> Tensor:

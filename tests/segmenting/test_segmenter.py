@@ -18,7 +18,8 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError
 from sd_aanet.models import build_method, methods
 from sd_aanet.models.sd_aanet import SDAANet
-from sd_aanet.segmenter import FewShotSegmenter, Segmentation
+from sd_aanet.segmenting.result import Segmentation
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 SIZE = 65
 

@@ -18,8 +18,8 @@ from sd_aanet.data import transforms
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
-from sd_aanet.predict import _pair, run
-from sd_aanet.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.predict import _pair, run
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
 
 def save_tiny(path: Path, **network: object) -> Path:
@@ -165,6 +165,20 @@ def test_folders_give_their_pictures_but_not_our_results(config: dict[str, Any],
     assert masks(config["out"]) == ["a", "b"]
     run(config | {"query": str(tmp_path / "a_mask.png"), "out": f"{config['out']}2"})
     assert masks(f"{config['out']}2") == ["a_mask"]
+
+
+def test_photographs_that_are_called_as_results_are_told(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("b.jpg", "b_mask.png", "b_2_overlay.png"):
+        save_picture(tmp_path / name)
+    run(config | {"query": str(tmp_path)})
+    assert caplog.messages == []
+    save_picture(tmp_path / "gas_mask.png")
+    run(config | {"query": str(tmp_path)})
+    (line,) = caplog.messages
+    assert line.startswith("CAUTION: 1 pictures of ")
+    assert "left out, such as gas_mask.png" in line
 
 
 def test_names_stay_apart(config: dict[str, Any], tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from sd_aanet.arguments import word
 from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import claimed, written_whole
-from sd_aanet.images import SUFFIXES, Array8, check_image, read_image
+from sd_aanet.images import Array8, check_image, read_image
 from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
 from sd_aanet.rules import at_home, check
-from sd_aanet.segmenter import FewShotSegmenter, Segmentation
+from sd_aanet.segmenting.queries import OURS, SUPPORTS, pictures_of
+from sd_aanet.segmenting.result import Segmentation
+from sd_aanet.segmenting.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.supports import read_support
 from sd_aanet.settings import RULES
-from sd_aanet.supports import read_support
 
-OURS = ("_mask.png", "_overlay.png", "_attention.png")
-SUPPORTS = "supports.png"
 _COLUMNS, _SIDE = 4, 320
 _COLON = re.compile(r":(?:(?<!^[A-Za-z]:)(?<!:[A-Za-z]:)|(?![\\/]))")
 """Not that of a drive, `C:\\`."""
@@ -54,7 +54,7 @@ def run(config: Mapping[str, Any]) -> Path:
     given = {name: _list(config, name) for name in ("support", "query")}
     check(given, RULES)
     pairs = [_pair(entry) for entry in given["support"]]
-    queries = _queries(given["query"])
+    queries = pictures_of(given["query"])
     out = Path(str(config.get("out") or "predictions"))
     names = _unique([query.stem for query in queries])
     _check_out(out, [f"{name}{ending}" for name in names for ending in OURS] + [SUPPORTS], queries, pairs)
@@ -132,25 +132,6 @@ def _pair(entry: str | Mapping[str, str]) -> tuple[Path, Path]:
         named = "'support=[{image: img1.jpg, mask: mask1.png}]'"
         raise ConfigError(f"support '{entry}' is not a pair: write image and mask as img1.jpg:mask1.png, or as {named}")
     return Path(at_home(image)), Path(at_home(mask))
-
-
-def _queries(entries: Sequence[str]) -> list[Path]:
-    """Files as they are, folders as the pictures in them, by name; our own results among these left out."""
-    queries: list[Path] = []
-    for entry in map(Path, entries):
-        if not entry.is_dir():
-            queries.append(entry)
-            continue
-        try:
-            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-        except OSError as error:
-            raise DataError(f"query folder '{entry}' cannot be read ({error.strerror}): check its rights") from None
-        pictures = [path for path in found if not path.name.endswith(OURS) and path.name != SUPPORTS]
-        pictures = [path for path in pictures if not path.name.startswith(".")]
-        if not pictures:
-            raise DataError(f"query folder '{entry}' holds no picture: expected files ending in {', '.join(SUFFIXES)}")
-        queries += pictures
-    return queries
 
 
 def _unique(stems: Sequence[str]) -> list[str]:

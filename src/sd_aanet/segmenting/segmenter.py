@@ -1,0 +1,507 @@
+"""Segment pictures of one's own: show a few examples with their masks once, then any number of queries."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Self, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sd_aanet.building import ready_made
+from sd_aanet.checkpoint import load_trained
+from sd_aanet.comparing import Comparer
+from sd_aanet.data.transforms import Preprocess
+from sd_aanet.episode import IGNORE, Prediction
+from sd_aanet.errors import ConfigError, DataError, PredictionError
+from sd_aanet.images import Array8, Mask, Picture, called_by, read_image
+from sd_aanet.models.base import Method
+from sd_aanet.models.parts.functional import resize
+from sd_aanet.precision import autocast, resolve_precision
+from sd_aanet.rules import check, whole
+from sd_aanet.segmenting.queries import pictures_of
+from sd_aanet.segmenting.result import PRESENT, Segmentation, labelled, presence
+from sd_aanet.segmenting.supports import read_support
+from sd_aanet.segmenting.tiles import Tiles
+
+THING = "object"
+"""What a support set without a name is called."""
+SMALL = 16
+"""Cells of the finest features that an object should cover; below, a line says what to do."""
+MOST_THINGS = 254
+"""So many labels fit in a byte beside nothing and 255."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled picture, or a part of one, as the network sees it.
+
+    Attributes:
+        key: its own, by which what is computed of it is kept.
+        called: the picture's name, or its place.
+        image: uint8 (S, S, 3).
+        mask: uint8 (S, S): 1 = the thing, 0 = anything else, 255 = ignore.
+    """
+
+    key: int
+    called: str
+    image: Array8
+    mask: Array8
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How well a support is predicted by the others of its thing.
+
+    Attributes:
+        name: of the thing.
+        place: of the support, from 0, as `forget` takes it.
+        called: the picture's name, or its place.
+        iou: in [0, 1], of its mask and of what the others find in it.
+    """
+
+    name: str
+    place: int
+    called: str
+    iou: float
+
+
+class FewShotSegmenter:
+    """Three calls to a mask: `FewShotSegmenter()`, `remember` some examples, `segment`.
+
+    Without a method it needs nothing but the package: a linear probe on EfficientNet-Lite2, fitted to the supports and
+    sharpened by a network that ships (`models.refined_probe`). See `from_checkpoint` and `of_backbone` for others.
+
+    Args:
+        method: trained, or one that needs no training.
+        preprocess: how pictures became the method's input in training.
+        device: "auto" (CUDA where there is any), "cpu", "cuda", or another of torch's names.
+        precision: "32-true", "bf16-mixed", or "auto": the latter where the device computes bfloat16 natively. None:
+            "auto" without a method, else "32-true".
+        tile: pictures of a longer side, in pixels, are looked at in overlapping parts of this side: slower, and small
+            things are seen. None: as a whole.
+
+    Raises:
+        ConfigError: no such device here, no such precision, the backbone takes no pictures of the size or the
+            normalisation of `preprocess`, or the method is made for several classes at once.
+    """
+
+    def __init__(
+        self,
+        method: Method | None = None,
+        preprocess: Preprocess | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+        tile: int | None = None,
+    ) -> None:
+        if method is None or preprocess is None:
+            if not (method is None and preprocess is None):
+                raise ConfigError("a method needs its preprocess, and a preprocess its method: give both, or neither")
+            method, preprocess = ready_made()
+            precision = precision or "auto"
+        backbone = method.backbone
+        backbone.grid.check(preprocess.size)
+        if (preprocess.mean, preprocess.std) != (backbone.mean, backbone.std):
+            raise ConfigError(
+                f"preprocess has mean {preprocess.mean} and std {preprocess.std}, but {backbone.label} expects "
+                f"{backbone.mean} and {backbone.std}: set them to these"
+            )
+        if method.ways not in (None, 1):
+            raise ConfigError(
+                f"method {method.name} is made for {method.ways} classes at once, and here is one: choose another one, "
+                "or sd-aanet evaluate"
+            )
+        self.device = _device(device)
+        self.precision = resolve_precision(precision or "32-true", self.device.type)
+        autocast(self.precision, self.device)  # which refuses what it does not know
+        self.method = method.to(self.device).eval()
+        self.preprocess = preprocess
+        self.tiles = Tiles(tile)
+        self._comparer = Comparer(self.method)
+        self._keys = count()
+        self._things: dict[str, tuple[tuple[Example, ...], ...]] = {}  # by thing its supports, each of one part or more
+        self._rejected: tuple[Example, ...] = ()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: str = "32-true",
+        not_finite: str = "refuse",
+        tile: int | None = None,
+    ) -> Self:
+        """Load what `sd-aanet train` wrote; the preprocessing travels with it.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or of another kind, or, unless `not_finite` is "use", holds
+                NaN or infinity.
+            ConfigError: no such device or precision here.
+        """
+        trained = load_trained(path, not_finite)
+        return cls(trained.method, trained.preprocess, device, precision, tile)
+
+    @classmethod
+    def of_backbone(
+        cls,
+        backbone: str,
+        size: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
+    ) -> Self:
+        """What needs no training, over another backbone: a linear probe.
+
+        Args:
+            backbone: a file of conf/backbone ("dinov2_s"); its weights are fetched where there are none.
+            size: side of the input in pixels; None for 641, or the nearest that the backbone takes.
+            device, precision, tile: see the class.
+
+        Raises:
+            ConfigError: an unknown backbone, or one whose weights nobody has here.
+        """
+        return cls(*ready_made(backbone, size), device, precision, tile)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The things that are remembered, in order."""
+        return tuple(self._things)
+
+    @overload
+    def remember(
+        self,
+        name: str,
+        images: Iterable[Picture],
+        masks: Iterable[Mask],
+        class_id: int | None = None,
+        batch: int = 4,
+    ) -> None: ...
+
+    @overload
+    def remember(
+        self,
+        name: Iterable[tuple[Picture, Mask]],
+        *,
+        class_id: int | None = None,
+        batch: int = 4,
+    ) -> None: ...
+
+    @torch.inference_mode()
+    def remember(
+        self,
+        name: str | Iterable[tuple[Picture, Mask]],
+        images: Iterable[Picture] | None = None,
+        masks: Iterable[Mask] | None = None,
+        class_id: int | None = None,
+        batch: int = 4,
+    ) -> None:
+        """Take examples of a thing in place of those that it had; its side of the network is computed now, once.
+
+        Args:
+            name: of the thing; or, where there is but one, pairs of a picture and its mask, in place of all else.
+            images: pictures, at least one; any number, whatever the shot in training.
+            masks: theirs.
+            class_id: the value in the masks that is the thing; None where only one can be meant (`foreground_of`).
+            batch: pictures that go through the backbone together.
+
+        Raises:
+            DataError: no support; a file that is missing, unreadable or in colour; a mask of another size than its
+                picture, without foreground, or of several classes; an object too small for the network. What was
+                remembered before stays.
+            ConfigError: images without masks, as many of one as of the other, or too many things.
+        """
+        if isinstance(name, str):
+            self._keep({**self._things, name: self._encoded(name, _pairs(images, masks), class_id, batch)})
+        else:
+            self._keep({THING: self._encoded("", name, class_id, batch)})
+            self._rejected = ()
+
+    @torch.inference_mode()
+    def add(
+        self,
+        name: str,
+        images: Iterable[Picture],
+        masks: Iterable[Mask],
+        class_id: int | None = None,
+        batch: int = 4,
+    ) -> None:
+        """Take further examples of a thing beside those that it has; see `remember`."""
+        more = self._encoded(name, _pairs(images, masks), class_id, batch, len(self._things.get(name, ())))
+        self._keep({**self._things, name: (*self._things.get(name, ()), *more)})
+
+    def forget(self, name: str, place: int | None = None) -> None:
+        """Drop a thing, or one of its supports.
+
+        Raises:
+            ConfigError: nothing of that name or place is remembered.
+        """
+        supports = self._supports(name)
+        if place is None or len(supports) == 1:
+            place = 0 if place is None else place
+            rest: tuple[tuple[Example, ...], ...] = ()
+        else:
+            rest = tuple(some for i, some in enumerate(supports) if i != place)
+        if not 0 <= place < len(supports):
+            raise ConfigError(f"support {place} of '{name}' is not there: it has {len(supports)}, counted from 0")
+        self._keep(
+            {other: some for other, some in self._things.items() if other != name} | ({name: rest} if rest else {})
+        )
+
+    @torch.inference_mode()
+    def reject(self, images: Iterable[Picture], masks: Iterable[Mask] | None = None, batch: int = 4) -> None:
+        """Take pictures that show none of the things, in place of those that were taken before.
+
+        Args:
+            images: pictures.
+            masks: where nothing of the kind is; None for all over them.
+            batch: pictures that go through the backbone together.
+
+        Raises:
+            ConfigError: the method learns nothing from such pictures: only those that fit to their supports do.
+            DataError: see `remember`.
+        """
+        if not self.method.adapts:
+            raise ConfigError(
+                f"method {self.method.name} learns nothing from pictures without the thing: leave them out, or use a "
+                "method that fits to its supports, such as probe"
+            )
+        found: list[Example] = []
+        pictures = [*images]
+        pairs: Sequence[tuple[Picture, Mask | None]] = (
+            [(picture, None) for picture in pictures] if masks is None else _pairs(pictures, masks)
+        )
+        for i, (picture, marks) in enumerate(pairs, start=1):
+            rejected = f"rejected picture {i}"
+            if marks is None:
+                image = read_image(picture, rejected)
+                where = np.zeros(image.shape[:2], np.uint8)
+            else:
+                image, marked = read_support(picture, marks, name=rejected)
+                where = np.where(marked == 1, 0, IGNORE).astype(np.uint8)
+            called = called_by(picture, "picture", rejected)
+            found += [self._example(called, *part) for part in self.tiles.pairs(image, where)]
+        self._encode(found, batch)
+        self._rejected = tuple(found)
+        self._keep(self._things)
+
+    def rank(self) -> list[Ranked]:
+        """How well each support is predicted by the others of its thing, the worst first: a wrong mask stands out.
+
+        Raises:
+            ConfigError: no thing has two supports.
+        """
+        found = []
+        for name, supports in self._things.items():
+            for place, some in enumerate(supports) if len(supports) > 1 else ():
+                others = [one.key for i, other in enumerate(supports) if i != place for one in other]
+                found.append(Ranked(name, place, some[0].called, self._iou(some, others)))
+        if not found:
+            raise ConfigError("rank compares each support with the others of its thing: remember at least two of one")
+        return sorted(found, key=lambda ranked: ranked.iou)
+
+    def segment(self, query: Picture) -> Segmentation:
+        """Find what is remembered in one picture.
+
+        Raises:
+            DataError: the picture is missing or unreadable.
+            ConfigError: nothing is remembered yet.
+            PredictionError: what comes out is no number.
+        """
+        return next(self.segment_all([query]))
+
+    def segment_all(
+        self, queries: Iterable[Picture] | str | Path, batch: int = 4, progress: bool = False
+    ) -> Iterator[Segmentation]:
+        """Find what is remembered in each of many pictures, of any sizes; lazily, in order.
+
+        Args:
+            queries: pictures, frames of a video, a folder: read as they are needed.
+            batch: pictures that go through the network together.
+            progress: show a bar.
+
+        Raises:
+            DataError: (as it comes to it) a picture is missing or unreadable.
+            ConfigError: nothing is remembered yet, or `batch` is no number of pictures.
+        """
+        _check_batch(batch)
+        if not self._things:
+            raise ConfigError("no support is remembered, so what to segment is unknown: call remember(...) first")
+        some = pictures_of([queries]) if isinstance(queries, str | Path) else queries
+        total = len(some) if isinstance(some, Sequence) else None
+        bar = tqdm(some, "segment", total=total, unit="image", disable=not progress)
+        # Bound now: what is remembered later is for later calls.
+        return self._each(iter(bar), batch, {name: self._all_keys(name) for name in self._things})
+
+    def _each(
+        self, queries: Iterator[Picture], batch: int, things: Mapping[str, Sequence[int]]
+    ) -> Iterator[Segmentation]:
+        while some := [read_image(query, "query") for query in islice(queries, batch)]:
+            yield from self._segment(some, things, batch)
+
+    @torch.inference_mode()
+    def _segment(
+        self, pictures: Sequence[Array8], things: Mapping[str, Sequence[int]], batch: int
+    ) -> list[Segmentation]:
+        parts = [self.tiles.of(picture.shape[:2]) for picture in pictures]
+        inputs = [
+            self.preprocess.image(picture[rows, columns])
+            for picture, windows in zip(pictures, parts, strict=True)
+            for rows, columns in windows
+        ]
+        each = [self._compare(inputs[i : i + batch], things) for i in range(0, len(inputs), batch)]
+        scores = {name: torch.cat([scores[name] for scores, _ in each]) for name in things}  # (P, S, S) each
+        looked_at = [prediction for _, prediction in each]
+        found, first = [], 0
+        for picture, windows in zip(pictures, parts, strict=True):
+            size = (picture.shape[0], picture.shape[1])
+            own = slice(first, first + len(windows))
+            restored = {
+                name: self.tiles.joined(self.preprocess, some[own], windows, size) for name, some in scores.items()
+            }
+            attention = None
+            if len(windows) == 1:
+                attention = self.preprocess.attention(looked_at[first // batch], first % batch, size)
+            sure = {name: presence(some[own]) for name, some in scores.items()}
+            present = {name: value >= PRESENT for name, value in sure.items()}
+            labels = labelled(list(restored.values()), size)
+            found.append(Segmentation(tuple(things), labels, sure, present, restored, attention))
+            first += len(windows)
+        return found
+
+    def _compare(
+        self, inputs: Sequence[Tensor], things: Mapping[str, Sequence[int]]
+    ) -> tuple[dict[str, Tensor], Prediction]:
+        """The probability of each thing in P inputs, (P, S, S) each, and what was predicted of the first thing."""
+        images = torch.stack([*inputs]).to(self.device)  # (P, 3, S, S)
+        size = (images.shape[-2], images.shape[-1])
+        scores, first = {}, None
+        with autocast(self.precision, self.device):
+            queries = self._comparer.encode_queries(images)
+            for name, keys in things.items():
+                prediction = self._comparer.compare(queries, [(row, [keys]) for row in range(len(inputs))], size)
+                first = first or prediction
+                scores[name] = self._comparer.scores(prediction, 1)[:, 1]  # (P, S, S)
+        if not all(torch.isfinite(some).all() for some in scores.values()):
+            raise PredictionError("predictions are not finite: set precision=32-true, or choose another checkpoint")
+        assert first is not None
+        return scores, first
+
+    @torch.inference_mode()
+    def _iou(self, parts: Sequence[Example], others: Sequence[int]) -> float:
+        """Of a support's mask and of what others find in it."""
+        keys = [*others, *(one.key for one in self._rejected)]
+        both = either = 0
+        for part in parts:
+            scores, _ = self._compare([self.preprocess.normalise(part.image)], {"": keys})
+            found, true = scores[""][0].cpu().numpy() > 0.5, part.mask == 1
+            counted = part.mask != IGNORE
+            both += int(np.count_nonzero(found & true))
+            either += int(np.count_nonzero((found | true) & counted))
+        return both / max(either, 1)
+
+    def _encoded(
+        self,
+        name: str,
+        pairs: Iterable[tuple[Picture, Mask]],
+        class_id: int | None,
+        batch: int,
+        before: int = 0,
+    ) -> tuple[tuple[Example, ...], ...]:
+        """Supports of a thing, read, checked and encoded."""
+        _check_batch(batch)
+        read, seen = [], []
+        for i, (picture, marks) in enumerate(pairs, start=before + 1):  # of each only what the network takes is held
+            support = f"support {i}" + (f" of '{name}'" if name else "")
+            image, mask = read_support(picture, marks, class_id, name=support)
+            called = called_by(picture, "picture", support)
+            parts = [self._example(called, *part) for part in self.tiles.pairs(image, mask)]
+            showing = [part for part in parts if (part.mask == 1).any()] or parts[:1]
+            read.append(tuple(parts if self.method.adapts else showing))
+            seen.append((support, showing, int(np.count_nonzero(mask == 1)), mask.size))
+        if not read:
+            raise DataError("the list of supports is empty: give at least one pair of a picture and its mask")
+        finest = self.method.backbone.outputs[self.method.finest]
+        _check_visible(seen, finest.cells(self.preprocess.size))
+        self._encode([part for parts in read for part in parts], batch)
+        return tuple(read)
+
+    def _example(self, called: str, image: Array8, mask: Array8) -> Example:
+        return Example(next(self._keys), called, *self.preprocess.resize_pair(image, mask))
+
+    def _encode(self, examples: Sequence[Example], batch: int) -> None:
+        """Their side of the network."""
+        for start in range(0, len(examples), batch):
+            some = examples[start : start + batch]
+            images = torch.stack([self.preprocess.normalise(one.image) for one in some])  # (B, 3, S, S)
+            masks = torch.from_numpy(np.stack([one.mask for one in some])).long()  # (B, S, S)
+            with autocast(self.precision, self.device):
+                names = [one.key for one in some]
+                self._comparer.add_supports(names, images.to(self.device), masks.to(self.device))
+
+    def _keep(self, things: dict[str, tuple[tuple[Example, ...], ...]]) -> None:
+        """These from now on, and nothing that was computed of others."""
+        if len(things) > MOST_THINGS:
+            raise ConfigError(f"{len(things)} things, expected at most {MOST_THINGS}: use a segmenter for each part")
+        self._things = things
+        kept = {key for name in things for key in self._all_keys(name)}
+        self._comparer.forget(kept)
+
+    def _supports(self, name: str) -> tuple[tuple[Example, ...], ...]:
+        if name not in self._things:
+            known = ", ".join(map(repr, self._things)) or "nothing"
+            raise ConfigError(f"nothing called '{name}' is remembered: there is {known}")
+        return self._things[name]
+
+    def _all_keys(self, name: str) -> list[int]:
+        """Of all that a thing is fitted to."""
+        return [one.key for some in (*self._supports(name), self._rejected) for one in some]
+
+
+def _pairs(images: Iterable[Picture] | None, masks: Iterable[Mask] | None) -> list[tuple[Picture, Mask]]:
+    """Each image with its mask."""
+    if images is None or masks is None:
+        raise ConfigError("remember takes a name, images and their masks: give all three")
+    pictures, marks = list(images), list(masks)
+    if len(pictures) != len(marks):
+        raise ConfigError(f"{len(pictures)} images and {len(marks)} masks, expected as many: give each its mask")
+    return list(zip(pictures, marks, strict=True))
+
+
+def _check_batch(batch: int) -> None:
+    check({"batch": batch}, {"batch": whole(1, 4)})
+
+
+def _check_visible(seen: Sequence[tuple[str, Sequence[Example], int, int]], cells: int) -> None:
+    """Raise DataError where an object falls between the cells of the feature map: its prototype would be nothing."""
+    for support, parts, pixels, of in seen:
+        masks = torch.from_numpy(np.stack([part.mask == 1 for part in parts]))  # (P, S, S)
+        weight = float(resize(masks[:, None].float(), cells).sum())
+        if weight == 0:
+            raise DataError(
+                f"the object in {support} has {pixels} of {of} pixels, too few for the "
+                "network to see: crop the picture around it, or use another"
+            )
+        if weight < SMALL:
+            warnings.warn(
+                f"the object in {support} has {pixels} of {of} pixels, little for the network to see: crop supports "
+                "and queries around such objects, or look in parts (tile=)",
+                stacklevel=4,
+            )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device={name} is unknown: choose auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name}, but torch finds no CUDA here: choose auto or cpu")
+    return device
