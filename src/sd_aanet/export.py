@@ -58,16 +58,16 @@ class Graph:
     outputs: Named
     out_sides: str
 
-    def shapes(self) -> dict[str, dict[str, list[Any]]]:
-        """Inputs and outputs by name: the type, then the sides, numbers or the names of open ones."""
+    def shapes(self) -> dict[str, dict[str, str]]:
+        """Inputs and outputs by name, each as "float32 (N, 3, 641, 641)"."""
 
-        def of(tensors: Named, sides: Callable[[str], str]) -> dict[str, list[Any]]:
-            each = {name: (str(x.dtype).removeprefix("torch."), sides(name), x) for name, x in tensors.items()}
-            return {name: [dtype, *opened, *x.shape[len(opened) :]] for name, (dtype, opened, x) in each.items()}
+        def told(x: Tensor, opened: str) -> str:
+            sides = [*opened, *map(str, x.shape[len(opened) :])]
+            return f"{str(x.dtype).removeprefix('torch.')} ({', '.join(sides)})"
 
         return {
-            "inputs": of(self.inputs, self.sides.__getitem__),
-            "outputs": of(self.outputs, lambda _: self.out_sides),
+            "inputs": {name: told(x, self.sides[name]) for name, x in self.inputs.items()},
+            "outputs": {name: told(x, self.out_sides) for name, x in self.outputs.items()},
         }
 
     @cached_property

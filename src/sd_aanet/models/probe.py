@@ -192,10 +192,10 @@ def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float | Tens
 
     w, z = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[0])
     gradient = slope(w, z)
-    first = gradient.norm()
+    first: Tensor = gradient.norm()
 
     def goes_on(step: Tensor, w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Tensor:
-        return (step < NEWTON_STEPS) & (gradient.norm() > TOLERANCE * first) & gains
+        return gains & (step < NEWTON_STEPS) & (gradient.norm() > TOLERANCE * first)
 
     def newton(step: Tensor, w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Search:
         p, norm = z.sigmoid(), gradient.norm()  # (n,)

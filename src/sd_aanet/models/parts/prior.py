@@ -79,11 +79,12 @@ def prior_masks(queries: Tensor, supports: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (N, h, w) in [0, 1].
     """
-    q, s = (x.to(wide(x)).flatten(2) for x in (queries, supports * mask))  # (N, C, hw)
+    q, s = queries.to(wide(queries)).flatten(2), (supports * mask).to(wide(queries)).flatten(2)  # (N, C, hw)
     norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None]  # (N, hw, hw)
     best = (s.transpose(1, 2) @ q / (norms + EPS)).amax(1)  # (N, hw)
     low, high = best.amin(1, keepdim=True), best.amax(1, keepdim=True)
-    return ((best - low) / (high - low + EPS)).view(-1, *queries.shape[2:])
+    prior: Tensor = ((best - low) / (high - low + EPS)).unflatten(1, queries.shape[2:])
+    return prior
 
 
 def prior_mask(query: Sought, support: Columns) -> Tensor:
