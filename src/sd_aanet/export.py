@@ -176,9 +176,12 @@ def draw(method: Method, size: int) -> dict[str, Graph]:
     def rows(given: Named, prefix: str) -> Any:
         return kind(**{name: given.get(f"{prefix}{name}") for name in vars(features)})
 
-    def probability(queries: Any, sets: Any, pairs: Any) -> Named:
+    def answer(queries: Any, sets: Any, pairs: Any) -> Named:
         prediction = method.compare(method.encode_query(queries, None), sets, pairs, (size, size))
-        return {"probability": Comparer(method).scores(prediction, 1)[:, 1]}
+        return {
+            "probability": Comparer(method).scores(prediction, 1)[:, 1],
+            "presence": method.presence(prediction),
+        }
 
     def picture(given: Named) -> Named:
         return _named(method.image_features(given["images"]))
@@ -188,13 +191,13 @@ def draw(method: Method, size: int) -> dict[str, Graph]:
         flat = {name: x.flatten(0, 1) for name, x in given.items() if name.startswith("support_")}
         of_support = rows(flat, "support_"), masks.flatten(0, 1), masks.shape[1]
         queries = rows(given, "query_")
-        return probability(queries, method.graph_set(*of_support), method.graph_pairs(queries, *of_support))
+        return answer(queries, method.graph_set(*of_support), method.graph_pairs(queries, *of_support))
 
     def support(given: Named) -> Named:
         return _named(method.graph_set(rows(given, "support_"), given["masks"].long(), given["masks"].shape[0]))
 
     def compare_set(given: Named) -> Named:
-        return probability(rows(given, "query_"), fitted(**{name: given[name] for name in vars(made)}), None)
+        return answer(rows(given, "query_"), fitted(**{name: given[name] for name in vars(made)}), None)
 
     def graph(function: Callable[[Named], Named], inputs: Named, sides: Mapping[str, str], out_sides: str) -> Graph:
         # What is run once has kept what it keeps by size, and not when it is drawn, where it would be no numbers.
@@ -248,6 +251,9 @@ def _about(method: Method, preprocess: Preprocess) -> dict[str, Any]:
     else:
         steps["compare"] = "of B queries, their features, and for each the features and masks of its K examples"
     steps["probability"] = f"of the object, in [0, 1]: {back}; over 0.5 is the object"
+    steps["presence"] = (
+        f"how sure it is that the query shows the object, in [0, 1]: {method.present} or more where it does"
+    )
     return {
         "sd_aanet": __version__,
         "method": method.label,

@@ -48,6 +48,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         takes: which of the backbone's choices it takes, "mid" and "high".
         ways: the number of classes that it is made for; None where it takes any.
         output_stride: of the backbone; without effect on those that have but one.
+        present: the least `presence` at which a class counts as there.
         shipped: the classes that weights which come with the package have learnt from, by data set.
         rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
@@ -59,6 +60,7 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     takes: ClassVar[Set[str]] = frozenset({"mid"})
     ways: int | None = None
     output_stride: ClassVar[int] = 8
+    present: ClassVar[float] = 0.5
     shipped: ClassVar[Mapping[str, Sequence[str]]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
@@ -166,6 +168,13 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         """
         return None
 
+    def presence(self, prediction: Prediction) -> Tensor:
+        """How sure it is that queries show the class at all, of one-way predictions: (B,) float32 in [0, 1].
+
+        The mean probability of the surest hundredth of the picture, unless a method has something better.
+        """
+        return surest(prediction.logits.float().softmax(1)[:, 1], 0.01)
+
     def losses(self, prediction: Prediction, episode: Episode) -> dict[str, Tensor]:
         """Terms of the training loss by name, each a scalar before its weight.
 
@@ -187,6 +196,12 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         """
         foreground = logits.float().softmax(2)[:, :, 1]  # (B, N, H, W)
         return torch.cat([1 - foreground.amax(1, keepdim=True), foreground], 1)  # (B, N + 1, H, W)
+
+
+def surest(probability: Tensor, share: float) -> Tensor:
+    """The mean of the highest of each of B maps (B, ..., H, W), of such a share of them: (B,)."""
+    flat = probability.flatten(1)
+    return flat.topk(max(1, int(flat.shape[1] * share)), dim=1).values.mean(1)
 
 
 Method = FewShotMethod[Any, Any, Any, Any, Any, Any]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
+from sd_aanet.models.base import surest
 from sd_aanet.models.parts.features import Mapped, Maps
 from sd_aanet.models.parts.functional import looped, resize, share_of
 from sd_aanet.rules import SWITCH, check, number, or_null, texts, whole
@@ -83,6 +84,8 @@ class Probe(Mapped[Cells, Classifiers]):
     }
     trains = False
     adapts = True
+    present = 0.7
+    """On voc924, 3 examples, at 641 px: 2 of 100 pictures with the class are missed, 1 of 4 without it is not told."""
 
     def __init__(
         self,
@@ -133,6 +136,10 @@ class Probe(Mapped[Cells, Classifiers]):
         z = self.similarity(queries, sets)  # (B, 1, h, w)
         logits = resize(z, size)  # (B, 1, H, W)
         return Prediction(torch.cat([torch.zeros_like(logits), logits], 1), {"similarity": z}, sets.weight)
+
+    def presence(self, prediction: Prediction) -> Tensor:
+        """See `FewShotMethod.presence`: the probe's own, which falls where nothing looks like the supports."""
+        return surest(prediction.maps["similarity"].float().sigmoid(), 0.03)
 
     @staticmethod
     def similarity(queries: Maps, sets: Classifiers) -> Tensor:

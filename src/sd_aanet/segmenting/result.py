@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sd_aanet.data.transforms import Restored
 from sd_aanet.images import Array8
@@ -22,8 +21,8 @@ class Segmentation:
         names: of the things that were looked for, N.
         labels: uint8 (H, W), 0 where there is none of them, n where the n-th is: that of the highest probability, where
             it is over one half.
-        score: of each thing, in [0, 1], how sure it is that the picture shows it at all (`presence`).
-        present: whether the score is at least the segmenter's threshold; the masks stay as they are.
+        score: of each thing, in [0, 1], how sure it is that the picture shows it at all (`FewShotMethod.presence`).
+        present: whether the score is high enough for a thing that is there; the masks stay as they are.
         restored: the probability of each thing, a strip of rows at a time.
         looked_at: the attention of the first thing, a strip at a time; None where the method has no such map.
     """
@@ -61,15 +60,6 @@ class Segmentation:
         being low.
         """
         return None if self.looked_at is None else self.looked_at.whole()
-
-
-PRESENT = 0.5
-"""The least score at which a thing counts as there, chosen on a development set (docs/results.md)."""
-
-
-def presence(probability: Tensor) -> float:
-    """How sure it is that a thing is there at all, in [0, 1], of its probability in P parts of a picture, (P, S, S)."""
-    return float(probability.float().flatten(1).topk(max(1, probability[0].numel() // 100)).values.mean(1).max())
 
 
 def labelled(restored: Sequence[Restored], size: tuple[int, int]) -> Array8:

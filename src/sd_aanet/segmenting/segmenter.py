@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -26,33 +26,18 @@ from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
 from sd_aanet.rules import check, whole
 from sd_aanet.segmenting.queries import pictures_of
-from sd_aanet.segmenting.result import PRESENT, Segmentation, labelled, presence
+from sd_aanet.segmenting.result import Segmentation, labelled
+from sd_aanet.segmenting.store import Example, load_supports, save_supports
 from sd_aanet.segmenting.supports import read_support
 from sd_aanet.segmenting.tiles import Tiles
 
+logger = logging.getLogger(__name__)
 THING = "object"
 """What a support set without a name is called."""
 SMALL = 16
 """Cells of the finest features that an object should cover; below, a line says what to do."""
 MOST_THINGS = 254
 """So many labels fit in a byte beside nothing and 255."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A labelled picture, or a part of one, as the network sees it.
-
-    Attributes:
-        key: its own, by which what is computed of it is kept.
-        called: the picture's name, or its place.
-        image: uint8 (S, S, 3).
-        mask: uint8 (S, S): 1 = the thing, 0 = anything else, 255 = ignore.
-    """
-
-    key: int
-    called: str
-    image: Array8
-    mask: Array8
 
 
 @dataclass(frozen=True)
@@ -266,11 +251,7 @@ class FewShotSegmenter:
             ConfigError: the method learns nothing from such pictures: only those that fit to their supports do.
             DataError: see `remember`.
         """
-        if not self.method.adapts:
-            raise ConfigError(
-                f"method {self.method.name} learns nothing from pictures without the thing: leave them out, or use a "
-                "method that fits to its supports, such as probe"
-            )
+        self._check_rejects()
         found: list[Example] = []
         pictures = [*images]
         pairs: Sequence[tuple[Picture, Mask | None]] = (
@@ -289,6 +270,34 @@ class FewShotSegmenter:
         self._encode(found, batch)
         self._rejected = tuple(found)
         self._keep(self._things)
+
+    def save(self, path: str | Path) -> None:
+        """Write all supports and rejected pictures, as the network sees them, to one file (safetensors).
+
+        Raises:
+            ConfigError: nothing is remembered.
+            DataError: the file cannot be written.
+        """
+        if not self._things:
+            raise ConfigError("no support is remembered, so there is nothing to save: call remember(...) first")
+        save_supports(Path(path), self._things, self._rejected, self.preprocess)
+
+    @torch.inference_mode()
+    def load(self, path: str | Path, batch: int = 4) -> None:
+        """Take what `save` wrote, in place of all that is remembered.
+
+        Raises:
+            DataError: the file is missing, or holds something else.
+            ConfigError: it was made for another size of input.
+        """
+        _check_batch(batch)
+        things, rejected = load_supports(Path(path), self.preprocess, self._keys)
+        if rejected:
+            self._check_rejects()
+        self._encode([part for supports in things.values() for parts in supports for part in parts], batch)
+        self._encode(rejected, batch)
+        self._rejected = rejected
+        self._keep(things)
 
     def rank(self) -> list[Ranked]:
         """How well each support is predicted by the others of its thing, the worst first: a wrong mask stands out.
@@ -355,42 +364,39 @@ class FewShotSegmenter:
             for rows, columns in windows
         ]
         each = [self._compare(inputs[i : i + batch], things) for i in range(0, len(inputs), batch)]
-        scores = {name: torch.cat([scores[name] for scores, _ in each]) for name in things}  # (P, S, S) each
-        looked_at = [prediction for _, prediction in each]
-        found, first = [], 0
+        scores = {name: torch.cat([found[name][0] for found in each]) for name in things}  # (P, S, S) each
+        sure = {name: torch.cat([found[name][1] for found in each]) for name in things}  # (P,) each
+        results, first = [], 0
         for picture, windows in zip(pictures, parts, strict=True):
-            size = (picture.shape[0], picture.shape[1])
-            own = slice(first, first + len(windows))
-            restored = {
-                name: self.tiles.joined(self.preprocess, some[own], windows, size) for name, some in scores.items()
-            }
-            attention = None
+            size, own = (picture.shape[0], picture.shape[1]), slice(first, first + len(windows))
+            restored = {n: self.tiles.joined(self.preprocess, some[own], windows, size) for n, some in scores.items()}
+            looked_at = None
             if len(windows) == 1:
-                attention = self.preprocess.attention(looked_at[first // batch], first % batch, size)
-            sure = {name: presence(some[own]) for name, some in scores.items()}
-            present = {name: value >= PRESENT for name, value in sure.items()}
+                _, _, prediction = next(iter(each[first // batch].values()))
+                looked_at = self.preprocess.attention(prediction, first % batch, size)
+            score = {name: float(some[own].max()) for name, some in sure.items()}
+            present = {name: value >= self.method.present for name, value in score.items()}
             labels = labelled(list(restored.values()), size)
-            found.append(Segmentation(tuple(things), labels, sure, present, restored, attention))
+            results.append(Segmentation(tuple(things), labels, score, present, restored, looked_at))
             first += len(windows)
-        return found
+        return results
 
     def _compare(
         self, inputs: Sequence[Tensor], things: Mapping[str, Sequence[int]]
-    ) -> tuple[dict[str, Tensor], Prediction]:
-        """The probability of each thing in P inputs, (P, S, S) each, and what was predicted of the first thing."""
+    ) -> dict[str, tuple[Tensor, Tensor, Prediction]]:
+        """Of each thing in P inputs its probability (P, S, S), how sure it is there (P,), and what was predicted."""
         images = torch.stack([*inputs]).to(self.device)  # (P, 3, S, S)
         size = (images.shape[-2], images.shape[-1])
-        scores, first = {}, None
+        found = {}
         with autocast(self.precision, self.device):
             queries = self._comparer.encode_queries(images)
             for name, keys in things.items():
                 prediction = self._comparer.compare(queries, [(row, [keys]) for row in range(len(inputs))], size)
-                first = first or prediction
-                scores[name] = self._comparer.scores(prediction, 1)[:, 1]  # (P, S, S)
-        if not all(torch.isfinite(some).all() for some in scores.values()):
+                scores = self._comparer.scores(prediction, 1)[:, 1]  # (P, S, S)
+                found[name] = scores, self.method.presence(prediction), prediction
+        if not all(torch.isfinite(scores).all() for scores, _, _ in found.values()):
             raise PredictionError("predictions are not finite: set precision=32-true, or choose another checkpoint")
-        assert first is not None
-        return scores, first
+        return found
 
     @torch.inference_mode()
     def _iou(self, parts: Sequence[Example], others: Sequence[int]) -> float:
@@ -398,8 +404,8 @@ class FewShotSegmenter:
         keys = [*others, *(one.key for one in self._rejected)]
         both = either = 0
         for part in parts:
-            scores, _ = self._compare([self.preprocess.normalise(part.image)], {"": keys})
-            found, true = scores[""][0].cpu().numpy() > 0.5, part.mask == 1
+            scores, _, _ = self._compare([self.preprocess.normalise(part.image)], {"": keys})[""]
+            found, true = scores[0].cpu().numpy() > 0.5, part.mask == 1
             counted = part.mask != IGNORE
             both += int(np.count_nonzero(found & true))
             either += int(np.count_nonzero((found | true) & counted))
@@ -443,6 +449,13 @@ class FewShotSegmenter:
             with autocast(self.precision, self.device):
                 names = [one.key for one in some]
                 self._comparer.add_supports(names, images.to(self.device), masks.to(self.device))
+
+    def _check_rejects(self) -> None:
+        if not self.method.adapts:
+            raise ConfigError(
+                f"method {self.method.name} learns nothing from pictures without the thing: leave them out, or use a "
+                "method that fits to its supports, such as probe"
+            )
 
     def _keep(self, things: dict[str, tuple[tuple[Example, ...], ...]]) -> None:
         """These from now on, and nothing that was computed of others."""
@@ -488,10 +501,12 @@ def _check_visible(seen: Sequence[tuple[str, Sequence[Example], int, int]], cell
                 "network to see: crop the picture around it, or use another"
             )
         if weight < SMALL:
-            warnings.warn(
-                f"the object in {support} has {pixels} of {of} pixels, little for the network to see: crop supports "
-                "and queries around such objects, or look in parts (tile=)",
-                stacklevel=4,
+            logger.warning(
+                "CAUTION: the object in %s has %d of %d pixels, little for the network to see: crop supports and "
+                "queries around such objects, or look in parts (tile=...)",
+                support,
+                pixels,
+                of,
             )
 
 
