@@ -80,7 +80,8 @@ class Graph:
             examples.append(x.new_zeros(*(SIDES[side] for side in sides), *x.shape[len(sides) :]))
             opened.append({i: dims[side] for i, side in enumerate(sides)})
         module = _Module(self.method, self.function, tuple(self.inputs))
-        return torch.export.export(module, tuple(examples), dynamic_shapes=(tuple(opened),), strict=False)
+        with torch.no_grad():
+            return torch.export.export(module, tuple(examples), dynamic_shapes=(tuple(opened),), strict=False)
 
     def used(self) -> Graph:
         """The same without those inputs that nothing is made of."""
@@ -134,21 +135,16 @@ def run(config: Mapping[str, Any]) -> Path:
     out = Path(str(config["out"]))
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out='{out}', expected a file that ends in {' or '.join(SUFFIXES)}: set out=model.onnx")
+    told = out.with_suffix(".json")
     if out.suffix == ".onnx":
         _require_packages()
     segmenter = segmenter_of(config, "cpu", "32-true")
     method, preprocess = segmenter.method, segmenter.preprocess
-    with torch.no_grad(), _in_one_line(method.name):
+    with _in_one_line(method.name), contextlib.ExitStack() as stack:  # all files get names, or none
         graphs = draw(method, preprocess.size)
-        for graph in graphs.values():
-            graph.program  # noqa: B018
-    files = {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in graphs}
-    told = out.with_suffix(".json")
-    with contextlib.ExitStack() as stack:  # all of them get their names, or none
-        for name, path in files.items():
-            temporary = stack.enter_context(written_out(path))
-            with _in_one_line(method.name):
-                graphs[name].save(temporary)
+        files = {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in graphs}
+        for name, graph in graphs.items():
+            graph.save(stack.enter_context(written_out(files[name])))
         about = _about(method, preprocess) | {
             "graphs": {name: {"file": files[name].name, **graph.shapes()} for name, graph in graphs.items()}
         }
@@ -157,17 +153,19 @@ def run(config: Mapping[str, Any]) -> Path:
     return told
 
 
+@torch.no_grad()
 def draw(method: Method, size: int) -> dict[str, Graph]:
     """A method's graphs by name: "picture", of one that adapts "support", and "compare".
 
     Args:
-        method: in eval mode on the CPU, in float32; it gets a backbone of folded batch norms.
+        method: in eval mode on the CPU, in float32; its batch norms are folded, and it trains no more.
         size: S, the side of its input.
 
     Raises:
         ConfigError: the method compares in a way that no graph has.
     """
     method.backbone = folded(method.backbone)
+    method.requires_grad_(False)
     images, masks = torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size, dtype=torch.uint8)
     masks[..., size // 4 : size // 2, size // 4 : size // 2] = 1
     features = method.image_features(images)
@@ -201,7 +199,7 @@ def draw(method: Method, size: int) -> dict[str, Graph]:
 
     def graph(function: Callable[[Named], Named], inputs: Named, sides: Mapping[str, str], out_sides: str) -> Graph:
         # What is run once has kept what it keeps by size, and not when it is drawn, where it would be no numbers.
-        return Graph(method, function, inputs, sides, function(inputs), out_sides)
+        return Graph(method, function, inputs, sides, function(inputs), out_sides).used()
 
     found = _named(features)
     queries = {f"query_{name}": x for name, x in found.items()}
@@ -209,14 +207,14 @@ def draw(method: Method, size: int) -> dict[str, Graph]:
     if not method.adapts:
         supports = {f"support_{name}": x[:, None] for name, x in found.items()}
         sides = dict.fromkeys(queries, "B") | dict.fromkeys((*supports, "masks"), "BK")
-        graphs["compare"] = graph(compare, queries | supports | {"masks": masks}, sides, "B").used()
+        graphs["compare"] = graph(compare, queries | supports | {"masks": masks}, sides, "B")
         return graphs
     made = method.graph_set(features, masks[0].long(), 1)
     fitted, of_set = type(made), _named(made)
     supports = {f"support_{name}": x for name, x in found.items()} | {"masks": masks[0]}
-    graphs["support"] = graph(support, supports, dict.fromkeys(supports, "K"), "").used()
+    graphs["support"] = graph(support, supports, dict.fromkeys(supports, "K"), "")
     both = queries | of_set
-    graphs["compare"] = graph(compare_set, both, dict.fromkeys(both, "B"), "B").used()
+    graphs["compare"] = graph(compare_set, both, dict.fromkeys(both, "B"), "B")
     return graphs
 
 

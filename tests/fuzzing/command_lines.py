@@ -30,6 +30,7 @@ BASE = {
         *("checkpoint=null", "model=prototype", "backbone=resnet18", "size=33", "device=cpu"),
         *("support=[folder/images/train_000.jpg:folder/masks/train_000.png]", "query=folder/images/val_000.jpg"),
     ),
+    "export": ("checkpoint=null", "model=prototype", "backbone=resnet18", "size=33", "out=model.pt2"),
 }
 """Of each command what works, in a moment."""
 DOOM = {
@@ -38,12 +39,14 @@ DOOM = {
     "check": ("dataset.root=missing", "shot=0", "dataset.root=folder/images"),
     "episodes": ("fold=9", "shot=99"),
     "predict": ("checkpoint=missing.ckpt", "query=missing.jpg", "class_id=77"),
+    "export": ("checkpoint=missing.ckpt", "out=model.none"),
 }
 """What ends it at some point with one line, so that odd settings are read and no work begins."""
 LAST = {
     **dict.fromkeys(("train", "evaluate", "episodes"), "fold=9"),
     "check": "dataset.root=missing",
     "predict": "query=missing.jpg",
+    "export": "out=model.none",
 }
 """Behind all others."""
 NOT_ALONE = ("strategy", "logger", "hydra", "num_nodes", "workers")
@@ -61,7 +64,11 @@ NUMBERS = (-(10**20), -1, 0, 1, 2, 3, 4, 2**31, 2**63, 10**20, 10**400)
 def names(command: str) -> tuple[str, ...]:
     """The keys of all settings of a command, and its groups."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        configs = [compose(command, given) for given in ([], ["dataset=folder"]) if not given or command != "predict"]
+        configs = [
+            compose(command, given)
+            for given in ([], ["dataset=folder"])
+            if not given or command not in ("predict", "export")
+        ]
     keys = [key for config in configs for key, _ in flat(cast(Any, OmegaConf.to_container(config, resolve=False)))]
     above = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
     return tuple(
@@ -167,5 +174,6 @@ KINDS = {
     "settings of check": (450, _of("check")),
     "settings of episodes": (450, _of("episodes")),
     "settings of predict": (500, _of("predict")),
+    "settings of export": (100, _of("export")),
     "words": (500, words),
 }

@@ -26,7 +26,9 @@ NEWTON_STEPS = 50
 """At most; about ten are enough."""
 CONJUGATE_STEPS = 500
 """At most, within a Newton step; about ten are enough."""
-Search = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+HALVINGS = 20
+"""At most, of a Newton step that gains nothing; full steps are the rule."""
+Search = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """The state of a loop of the fit."""
 
 
@@ -201,10 +203,11 @@ def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float | Tens
     gradient = slope(w, z)
     first: Tensor = gradient.norm()
 
-    def goes_on(step: Tensor, w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Tensor:
-        return gains & (step < NEWTON_STEPS) & (gradient.norm() > TOLERANCE * first)
+    def goes_on(w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Tensor:
+        steep: Tensor = gradient.norm() > TOLERANCE * first
+        return gains & steep
 
-    def newton(step: Tensor, w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Search:
+    def newton(w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Search:
         p, norm = z.sigmoid(), gradient.norm()  # (n,)
         exact = (norm / first).sqrt().clamp(max=0.25) * norm
         s, xs = _newton_step(x, weight * p * (1 - p), gradient, l2, exact)
@@ -214,42 +217,41 @@ def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float | Tens
             return _objective(w - length * s, z - length * xs, positive, negative, l2)
 
         def too_long(length: Tensor, found: Tensor) -> Tensor:
-            return ~(found <= value - 1e-4 * length * gain + rounding * value.abs()) & (length >= 1e-6)
+            return ~(found <= value - 1e-4 * length * gain + rounding * value.abs())
 
         def halved(length: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
             return length / 2, value_at(length / 2)
 
         whole = torch.ones_like(value)
-        length, value = looped(too_long, halved, (whole, value_at(whole)))  # full steps are the rule
+        length, value = looped(too_long, halved, (whole, value_at(whole)), HALVINGS)
         w, z = w - length * s, z - length * xs
-        return step + 1, w, z, value, slope(w, z), gain > rounding * value.abs()  # else this dtype can tell no more
+        return w, z, value, slope(w, z), gain > rounding * value.abs()  # or this dtype can tell no more
 
-    start = torch.zeros((), dtype=torch.int64, device=x.device)
     value = _objective(w, z, positive, negative, l2)
-    return looped(goes_on, newton, (start, w, z, value, gradient, start == 0))[1]
+    return looped(goes_on, newton, (w, z, value, gradient, first >= 0), NEWTON_STEPS)[0]
 
 
 def _newton_step(
     x: Tensor, curvature: Tensor, gradient: Tensor, l2: float | Tensor, exact: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Solve for s: (x^T curvature x + l2) s = gradient, but for a norm of `exact`; s and x s: (D,), (n,)."""
+    enough = exact.square()
 
-    def goes_on(step: Tensor, s: Tensor, xs: Tensor, left: Tensor, direction: Tensor, square: Tensor) -> Tensor:
-        return (step < CONJUGATE_STEPS) & (square > exact**2)
+    def goes_on(s: Tensor, xs: Tensor, left: Tensor, direction: Tensor, square: Tensor) -> Tensor:
+        return square > enough
 
-    def conjugate(step: Tensor, s: Tensor, xs: Tensor, left: Tensor, direction: Tensor, square: Tensor) -> Search:
+    def conjugate(s: Tensor, xs: Tensor, left: Tensor, direction: Tensor, square: Tensor) -> Search:
         xd = x @ direction  # (n,)
         product = (curvature * xd) @ x + l2 * direction  # (D,)
         length = square / (direction @ product)
         left = left - length * product
         new_square = left @ left
-        direction_on = left + new_square / square * direction
-        return step + 1, s + length * direction, xs + length * xd, left, direction_on, new_square
+        further = left + new_square / square * direction
+        return s + length * direction, xs + length * xd, left, further, new_square
 
-    start = torch.zeros((), dtype=torch.int64, device=x.device)
     nothing = torch.zeros_like(gradient), torch.zeros_like(curvature)
-    state = (start, *nothing, gradient.clone(), gradient.clone(), gradient @ gradient)
-    _, s, xs, *_ = looped(goes_on, conjugate, state)
+    state = (*nothing, gradient.clone(), gradient.clone(), gradient @ gradient)
+    s, xs, *_ = looped(goes_on, conjugate, state, CONJUGATE_STEPS)
     return s, xs
 
 

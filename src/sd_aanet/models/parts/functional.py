@@ -60,17 +60,25 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(wide(logits)), mask, ignore_index=IGNORE, reduction="sum") / counted
 
 
-def looped(goes_on: Callable[..., Tensor], step: Callable[..., State], state: State) -> State:
-    """`while goes_on(*state): state = step(*state)`, also as a loop within a graph that is exported.
+def looped(goes_on: Callable[..., Tensor], step: Callable[..., State], state: State, most: int) -> State:
+    """`while goes_on(*state): state = step(*state)`, at most so many times; also within a graph that is exported.
 
     Args:
         goes_on: gives a single boolean.
-        step: gives new tensors of the same shapes.
+        step: gives new tensors of the same shapes; it changes none.
         state: tensors.
+        most: steps.
     """
     if torch.compiler.is_exporting():
-        return cast(State, while_loop(goes_on, step, state))
-    while goes_on(*state):
+        _, *last = while_loop(
+            lambda count, *state: (count < most) & goes_on(*state),
+            lambda count, *state: (count + 1, *step(*state)),
+            (torch.zeros((), dtype=torch.int64), *state),
+        )
+        return cast(State, tuple(last))
+    for _ in range(most):
+        if not goes_on(*state):
+            break
         state = step(*state)
     return state
 
