@@ -48,6 +48,7 @@ def working(tmp_path: Path, trained: tuple[Path, Done], monkeypatch: pytest.Monk
     for name in ("cat1", "cat2", "other"):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(f"{name}.jpg")
         Image.fromarray(np.tri(60, 80, dtype=np.uint8)).save(f"{name}_mask.png")
+    Path("notebooks").symlink_to(ROOT / "notebooks", target_is_directory=True)
     Path("photos").mkdir()
     shutil.copy("other.jpg", "photos")
     Path("runs").mkdir()

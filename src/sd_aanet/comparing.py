@@ -80,6 +80,7 @@ class Comparer:
         keys: Sequence[str] = (),
         mask_keys: Sequence[str] = (),
         pictures: Sequence[int] | None = None,
+        shots: int = 1,
     ) -> None:
         """Encode examples and keep each under its name, in place of what had it; queries have to be encoded after that.
 
@@ -90,12 +91,13 @@ class Comparer:
             keys: of the images in the cache.
             mask_keys: of the masks in the cache.
             pictures: for each mask, its image; None where each image has one.
+            shots: examples that support sets will have at least.
         """
         with self._gradients():
             features, rows = self._image(images, keys), list(range(len(masks)) if pictures is None else pictures)
             features = features.select(rows)
             masked = self._masked(features, mask_keys, masks)
-            encoded = self.method.encode_support(features, masked, masks)
+            encoded = self.method.thinned(self.method.encode_support(features, masked, masks), shots)
             replaced = self._supports.keys() & names
             self._sets = {kept: made for kept, made in self._sets.items() if replaced.isdisjoint(kept)}
             self._supports.update(zip(names, encoded.unbind(), strict=True))

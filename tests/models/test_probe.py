@@ -330,3 +330,16 @@ def test_the_set_of_a_graph_is_the_set(cells: int) -> None:
     found = method.graph_set(features, masks, 4)
     np.testing.assert_allclose(found.weight.numpy(), expected.weight.numpy(), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.bias.numpy(), expected.bias.numpy(), rtol=1e-7, atol=1e-9)
+
+
+def test_of_many_examples_no_more_is_kept_than_a_fit_reads() -> None:
+    images, masks = pictures(4)
+    method = probe(cells=40)
+    whole, thin = Comparer(method), Comparer(method)
+    with torch.no_grad():
+        whole.add_supports(range(4), images, masks)
+        thin.add_supports(range(4), images, masks, shots=4)
+        assert sum(x.nbytes for x in thin._supports.values()) < 0.5 * sum(x.nbytes for x in whole._supports.values())
+        query = pictures(1, 9)[0]
+        found = [c.compare(c.encode_queries(query), [(0, [range(4)])], (SIZE, SIZE)).logits for c in (whole, thin)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-8)

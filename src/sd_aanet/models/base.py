@@ -114,6 +114,10 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     def encode_support(self, features: F, masked: M | None, mask: Tensor) -> S:
         """What the head makes of N examples, each on its own; `mask` (N, S, S) int64 of 0, 1 and 255."""
 
+    def thinned(self, supports: S, shots: int) -> S:
+        """Of N examples what a support set of so many shots will read of them, in memory of its own or as they are."""
+        return supports
+
     @abstractmethod
     def support_set(self, supports: S, shots: int) -> T:
         """What the shots of a support set make together: a mean prototype, a mixture, a fitted classifier.

@@ -111,6 +111,12 @@ class Probe(Mapped[Cells, Classifiers]):
         cells = [(feature[inside], share[inside]) for feature, share, inside in rows]  # (n, C), (n, 2) each
         return Cells(tuple(feature for feature, _ in cells), tuple(share for _, share in cells))
 
+    def thinned(self, supports: Cells, shots: int) -> Cells:
+        """Every so-manieth cell, where `cells` allows no more: a hundred examples take no more memory than a few."""
+        rows = [_every(len(share), self.cells // shots, share.device) for share in supports.shares]
+        features = tuple(one[some] for one, some in zip(supports.features, rows, strict=True))
+        return Cells(features, tuple(one[some] for one, some in zip(supports.shares, rows, strict=True)))
+
     @torch.no_grad()
     def support_set(self, supports: Cells, shots: int) -> Classifiers:
         """See `FewShotMethod.support_set`; one fit a set."""

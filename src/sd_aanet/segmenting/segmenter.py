@@ -267,7 +267,7 @@ class FewShotSegmenter:
                 where = np.where(marked == 1, 0, IGNORE).astype(np.uint8)
             called = called_by(picture, "picture", rejected)
             found += [self._example(called, *part) for part in self.tiles.pairs(image, where)]
-        self._encode(found, batch)
+        self._encode(found, batch, len(found))
         self._rejected = tuple(found)
         self._keep(self._things)
 
@@ -294,8 +294,10 @@ class FewShotSegmenter:
         things, rejected = load_supports(Path(path), self.preprocess, self._keys)
         if rejected:
             self._check_rejects()
-        self._encode([part for supports in things.values() for parts in supports for part in parts], batch)
-        self._encode(rejected, batch)
+        for supports in things.values():
+            parts = [part for some in supports for part in some]
+            self._encode(parts, batch, len(parts) + len(rejected))
+        self._encode(rejected, batch, len(rejected))
         self._rejected = rejected
         self._keep(things)
 
@@ -434,21 +436,22 @@ class FewShotSegmenter:
             raise DataError("the list of supports is empty: give at least one pair of a picture and its mask")
         finest = self.method.backbone.outputs[self.method.finest]
         _check_visible(seen, finest.cells(self.preprocess.size))
-        self._encode([part for parts in read for part in parts], batch)
+        encoded = [part for parts in read for part in parts]
+        self._encode(encoded, batch, len(encoded))
         return tuple(read)
 
     def _example(self, called: str, image: Array8, mask: Array8) -> Example:
         return Example(next(self._keys), called, *self.preprocess.resize_pair(image, mask))
 
-    def _encode(self, examples: Sequence[Example], batch: int) -> None:
-        """Their side of the network."""
+    def _encode(self, examples: Sequence[Example], batch: int, shots: int) -> None:
+        """Their side of the network; support sets will have at least so many shots."""
         for start in range(0, len(examples), batch):
             some = examples[start : start + batch]
             images = torch.stack([self.preprocess.normalise(one.image) for one in some])  # (B, 3, S, S)
             masks = torch.from_numpy(np.stack([one.mask for one in some])).long()  # (B, S, S)
             with autocast(self.precision, self.device):
                 names = [one.key for one in some]
-                self._comparer.add_supports(names, images.to(self.device), masks.to(self.device))
+                self._comparer.add_supports(names, images.to(self.device), masks.to(self.device), shots=shots)
 
     def _check_rejects(self) -> None:
         if not self.method.adapts:

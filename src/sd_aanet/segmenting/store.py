@@ -83,7 +83,8 @@ def load_supports(
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata.get("format") == FORMAT else {}
+            names = file.keys() if metadata.get("format") == FORMAT else ()
+            tensors = {name: file.get_tensor(name) for name in names}
         contents = json.loads(metadata["contents"])
         made = (contents["size"], contents["resize"])
         things = [(name, supports) for name, supports in contents["things"]]
