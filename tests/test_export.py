@@ -89,9 +89,9 @@ def check_parity(method: Method, folder: Path, size: int, forms: tuple[str, ...]
             runs[name] = of_onnx(path) if form == ".onnx" else of_pt2(path, graph.inputs, graph.outputs)
         for counts, (query, _, support, masks) in given.items():
             found = answer(runs, query.numpy(), support.numpy(), masks.numpy())
-            np.testing.assert_allclose(found["probability"], expected[counts][0], atol=1e-4)
+            scale = float(expected[counts][0].std())  # of an untrained network nearly nothing
+            np.testing.assert_allclose(found["probability"], expected[counts][0], atol=min(1e-4, scale / 10))
             np.testing.assert_allclose(found["presence"], expected[counts][1], atol=1e-4)
-            assert found["probability"].std() > 1e-3, "nothing is compared"
 
 
 @pytest.mark.slow
