@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from sd_aanet import __version__
@@ -81,8 +80,7 @@ class Graph:
             examples.append(x.new_zeros(*(SIDES[side] for side in sides), *x.shape[len(sides) :]))
             opened.append({i: dims[side] for i, side in enumerate(sides)})
         module = _Module(self.method, self.function, tuple(self.inputs))
-        # Or one example and one query would be cases of their own; torch's own export to ONNX does so, too.
-        with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        with torch.no_grad():
             return torch.export.export(module, tuple(examples), dynamic_shapes=(tuple(opened),), strict=False)
 
     def used(self) -> Graph:
