@@ -128,7 +128,7 @@ def test_other_forms_of_sd_aanet(settings: dict[str, Any], tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["dinov2_s", "dinov3_s", "dinov3_convnext_t"])
+@pytest.mark.parametrize("backbone", ["dinov2_s", "dinov2_s_reg", "dinov3_s", "dinov3_convnext_t"])
 def test_backbones_of_another_library(backbone: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     method = tiny("prototype", build_backbone(backbone), torch.float32)
