@@ -166,13 +166,6 @@ def test_the_command_line_is_what_lightning_starts_other_ranks_with(monkeypatch:
     assert sys.argv == ["sd-aanet", "train", "fold=1"]
 
 
-def test_the_configuration_is_found_in_the_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "sd_aanet"
-    (package / "conf").mkdir(parents=True)
-    monkeypatch.setattr(composition, "__file__", str(package / "composition.py"))
-    assert composition.config_folder() == package / "conf"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
 def test_two_processes_train_and_one_evaluates(strategy: str) -> None:

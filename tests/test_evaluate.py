@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from commands import EVALUATION, TINY, Done, episode_rows, ran, refused, run
 from data.fake_folder import make_folder
 from sd_aanet.errors import PredictionError
+from sd_aanet.pictures import EpisodeRow, episode_picture
 from sd_aanet.segmenting.segmenter import FewShotSegmenter
 from sd_aanet.settings import named
 
@@ -222,6 +224,25 @@ def test_the_picture_shows_three_episodes_and_the_table_every_class(checkpoint: 
     with Image.open("out/episodes.png") as picture:
         assert picture.width > 200
         assert picture.height > 200
+
+
+def test_the_pictured_episodes_are_the_best_the_median_and_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[EpisodeRow] = []
+
+    def kept(rows: Sequence[EpisodeRow]) -> Image.Image:
+        drawn.extend(rows)
+        return episode_picture(rows)
+
+    monkeypatch.setattr("sd_aanet.evaluation.evaluate.episode_picture", kept)
+    names = evaluated(*PROTOTYPE, "way=2")["protocol"]["classes"]["test"]
+    table = np.array(episode_rows(Path("out"))).reshape(6, 2, 8)  # of each episode two classes
+    iou = table[:, :, 3].sum(1) / table[:, :, 4].sum(1)
+    order = np.argsort(iou, kind="stable")
+    assert iou[order[0]] < iou[order[3]] < iou[order[-1]]
+    for row, word, i in zip(drawn, ("best", "median", "worst"), (order[-1], order[3], order[0]), strict=True):
+        assert row.title == f"{word}: {', '.join(names[c - 1] for c in table[i, :, 2])}, IoU {iou[i]:.2f}"
+        assert (row.query_mask == 1).sum() == table[i, :, 7].sum(), "any of the classes is the object"
+        assert set(np.unique(row.query_mask)) == {0, 1}
 
 
 def test_results_have_folders_of_their_own(checkpoint: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sd_aanet import files
 from sd_aanet.errors import ConfigError, SDAANetError
 from sd_aanet.files import claimed, new_folder, remove_partial, results_in, written_whole
 
@@ -155,3 +156,10 @@ def test_half_written_files_of_dead_processes_go() -> None:
     with claimed(Path()):
         pass
     assert names() == {"checkpoints", *stays}
+
+
+def test_the_configuration_is_found_in_the_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "sd_aanet"
+    (package / "conf").mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    assert files.config_folder() == package / "conf"

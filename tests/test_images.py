@@ -24,7 +24,8 @@ from sd_aanet.images import (
     read_label,
     read_mask,
 )
-from sd_aanet.segmenting.supports import foreground_of, read_support
+from sd_aanet.segmenting.marks import read_support
+from sd_aanet.segmenting.supports import foreground_of
 
 ORIENTATION = 0x0112
 

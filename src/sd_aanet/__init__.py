@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sd_aanet.segmenting.marks import Box, Points
     from sd_aanet.segmenting.result import Segmentation
     from sd_aanet.segmenting.segmenter import FewShotSegmenter
 
@@ -15,8 +16,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = "0.1.0"
-__all__ = ["FewShotSegmenter", "Segmentation"]
-_HOMES = {"FewShotSegmenter": "sd_aanet.segmenting.segmenter", "Segmentation": "sd_aanet.segmenting.result"}
+__all__ = ["Box", "FewShotSegmenter", "Points", "Segmentation"]
+_HOMES = {
+    "Box": "sd_aanet.segmenting.marks",
+    "FewShotSegmenter": "sd_aanet.segmenting.segmenter",
+    "Points": "sd_aanet.segmenting.marks",
+    "Segmentation": "sd_aanet.segmenting.result",
+}
 
 
 def __getattr__(name: str) -> Any:

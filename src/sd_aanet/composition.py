@@ -231,5 +231,9 @@ def _log_to_stdout() -> None:
 class _Handler(logging.StreamHandler[TextIO]):
     """One whose stream's errors are errors, which Python's prints as tracebacks."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout  # as it is now: who calls commands from Python may have put another in its place
+        super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         raise

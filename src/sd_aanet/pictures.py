@@ -21,6 +21,7 @@ from sd_aanet.images import Array8
 Colour = tuple[int, int, int]
 BLUE: Colour = (0, 114, 178)
 ORANGE: Colour = (230, 159, 0)
+_OTHERS: tuple[Colour, ...] = ((0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
 _GREY: Colour = (160, 160, 160)
 
 Captioned = tuple[Array8, str]
@@ -87,6 +88,12 @@ def overlay(image: Array8, mask: NDArray[np.integer], colour: Colour = ORANGE, d
         for line, paint in ((2 * width, (255, 255, 255)), (width, colour)):
             strip[(away > 0) & (away <= line)] = paint
     return drawn
+
+
+def colour_of(number: int) -> Colour:
+    """Of the n-th thing that was found, from 1: orange, then others that all eyes tell apart, then anew."""
+    colours = (ORANGE, *_OTHERS)
+    return colours[(number - 1) % len(colours)]
 
 
 def heat(values: NDArray[np.floating]) -> Array8:

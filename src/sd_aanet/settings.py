@@ -59,17 +59,22 @@ EPISODES = 10**6
 
 def _support(value: Any) -> bool:
     def pair(v: Any) -> bool:
-        named = (
-            isinstance(v, dict) and set(v) == {"image", "mask"} and all(isinstance(path, str) for path in v.values())
-        )
-        return isinstance(v, str) or named
+        if not isinstance(v, dict):
+            return isinstance(v, str)
+        texts = all(isinstance(v.get(key, ""), str) for key in ("name", "image", "mask"))
+        marks = {"mask", "box", "points", "polygons"} & set(v)
+        return texts and "image" in v and len(marks) == 1 and set(v) <= {"name", "image", "not", *marks}
 
     return pair(value) or (isinstance(value, list) and len(value) > 0 and all(map(pair, value)))
 
 
 PAIRS = "[img1.jpg:mask1.png]"
 SUPPORT = Rule(
-    f"pairs of a picture and its mask, {PAIRS} or [{{image: img1.jpg, mask: mask1.png}}]", _support, PAIRS, text=True
+    f"pairs of a picture and its mask, {PAIRS} or [{{image: img1.jpg, mask: mask1.png}}] (or box, points, polygons "
+    "in place of mask, and a name for each of several things)",
+    _support,
+    PAIRS,
+    text=True,
 )
 PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed", "16-mixed")
 """Lightning's names, and "tf32": float32 whose products a GPU rounds."""

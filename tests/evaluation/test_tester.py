@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -145,6 +146,27 @@ def test_the_sums_of_several_processes_are_those_of_one(name: str, source: Image
     assert found[1] == found[2] == found[3]
 
 
+@pytest.mark.parametrize("way", [1, 2])
+def test_what_several_processes_found_is_brought_together(
+    source: ImageSource, way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here two that found the same."""
+    monkeypatch.setattr("sd_aanet.evaluation.tester.gather_all_tensors", lambda found: [found, found])
+    tester, _ = evaluated(a_method(), source, drawn(source, way=way))
+    rows, pixels = torch.cat(tester.rows["squashed"]), tester.confusion
+    tester.trainer = trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    assert trainer.world_size == 2
+    tester.on_test_epoch_end()
+    assert torch.equal(torch.cat(tester.rows["squashed"]), rows.repeat(2, 1))
+    assert len(torch.cat(tester.embeddings)) == 2 * len(rows)
+    if way == 1:
+        assert tester.confusion is None
+    else:
+        assert pixels is not None
+        assert tester.confusion is not None
+        assert torch.equal(tester.confusion, 2 * pixels)
+
+
 def test_three_shots_and_features_on_disk(source: ImageSource, tmp_path: Path) -> None:
     method, episodes = a_method(), drawn(source, shot=3)
     for _ in range(2):  # written, then read
@@ -233,6 +255,14 @@ def test_views_are_averaged(source: ImageSource, way: int) -> None:
     for one in episodes:
         each = [one_by_one(method, source, one.spec, side, flip) for side in (17, SIDE) for flip in (False, True)]
         torch.testing.assert_close(found[one], torch.stack(each).mean(0), atol=2e-5, rtol=0)
+
+
+def test_a_picture_at_its_own_scale_keeps_its_key(source: ImageSource) -> None:
+    """What runs without views have kept of it serves here, too."""
+    pictures = StepDataset(source, plan(drawn(source), 100, 3), Preprocess(SIDE))[0]
+    (own, _), (half, _) = Views((1.0, 0.5)).of(pictures, Grid(8, 1, 17))
+    assert (own.keys, own.mask_keys) == (pictures.keys, pictures.mask_keys)
+    assert not {*half.keys, *half.mask_keys} & {*own.keys, *own.mask_keys}
 
 
 def test_scales_are_of_sides_that_the_backbone_takes() -> None:

@@ -20,8 +20,9 @@ from fuzzing.inputs import Input
 from networks import tiny
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.images import check_image, image_size, read_image, read_label, read_mask, read_values
+from sd_aanet.segmenting.marks import read_support
 from sd_aanet.segmenting.segmenter import FewShotSegmenter
-from sd_aanet.segmenting.supports import foreground_of, read_support
+from sd_aanet.segmenting.supports import foreground_of
 
 MODES = {
     **{"PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "GIF": ("P",), "BMP": ("1", "L", "RGB")},

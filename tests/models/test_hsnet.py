@@ -353,6 +353,7 @@ class Strided(Backbone):
 def test_other_backbones_give_what_they_have_at_three_strides() -> None:
     method = HSNet(Strided(4, 8, 16, 16, 32))
     assert method.taps == (("stage1",), ("stage2", "stage3"), ("stage4",))
+    assert method.finest == "stage1"
     with pytest.raises(
         ConfigError, match=r"^method hsnet needs outputs at strides 8, 16 and 32, but VGG-16 has them at 8, 16: "
     ):

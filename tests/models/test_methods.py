@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from networks import ONLY, episode, tiny
+from sd_aanet.backbones import build_backbone
 from sd_aanet.comparing import Comparer
 from sd_aanet.errors import ConfigError
 from sd_aanet.files import config_folder
@@ -24,6 +25,16 @@ def test_methods_are_found_by_their_names() -> None:
         assert find_method(name) is kind
         assert kind.name == name
     assert len(set(methods().values())) == len(methods())
+
+
+@pytest.mark.parametrize(
+    "step", ["label", "image_features", "encode_query", "encode_support", "support_set", "compare"]
+)
+def test_a_step_that_a_method_lacks_is_told_when_it_is_made(step: str) -> None:
+    """Otherwise it would return None, and something else would fail later."""
+    lacking = type("Lacking", (find_method("prototype"),), {step: getattr(FewShotMethod, step)})
+    with pytest.raises(TypeError, match=f"abstract method '?{step}"):
+        lacking(build_backbone("resnet18"))
 
 
 @pytest.mark.parametrize("name", methods())

@@ -11,7 +11,8 @@ from sd_aanet.comparing import Comparer
 from sd_aanet.episode import Episode
 from sd_aanet.errors import ConfigError
 from sd_aanet.models import build_method
-from sd_aanet.models.panet import PANet, PANetPrediction, cosines, pool
+from sd_aanet.models.panet import PANet, PANetPrediction, Prototypes, cosines, pool
+from sd_aanet.models.parts.features import Maps
 
 SIZE = 41
 
@@ -118,6 +119,14 @@ def test_it_is_the_plain_version(ways: int, shots: int, project: bool) -> None:
     torch.testing.assert_close(evaluated.logits, prediction.logits.detach(), rtol=1e-10, atol=1e-10)
     assert isinstance(evaluated, PANetPrediction)
     assert evaluated.support_logits is None
+
+
+def test_it_looked_at_what_is_nearer_to_any_class_than_to_the_background() -> None:
+    torch.manual_seed(0)
+    queries, sets = Maps(torch.randn(2, 24, 5, 7)), Prototypes(torch.randn(6, 2, 24), None)  # of three classes each
+    found = network().compare(queries, sets, None, (5, 7))
+    classes = torch.stack([found.logits[:, n] for n in (1, 2, 3)]).amax(0)
+    torch.testing.assert_close(found.maps["similarity"], (classes - found.logits[:, 0])[:, None] / 20)
 
 
 def test_the_gradient_is_the_plain_versions() -> None:

@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 from PIL import Image, ImageFile
 
+from examples import refused
 from sd_aanet import cli, images, pictures
 from sd_aanet.checkpoint import Trained, save_trained
 from sd_aanet.comparing import Comparer
@@ -19,7 +20,7 @@ from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import CheckpointError, ConfigError, DataError, SDAANetError
 from sd_aanet.models import build_method
 from sd_aanet.segmenting.predict import _pair, run
-from sd_aanet.segmenting.segmenter import FewShotSegmenter
+from sd_aanet.segmenting.segmenter import THING, FewShotSegmenter
 
 
 def save_tiny(path: Path, **network: object) -> Path:
@@ -392,10 +393,31 @@ def test_without_a_checkpoint(
     ],
 )
 def test_pairs_with_drives_and_colons(entry: Any, image: str, mask: str) -> None:
-    assert _pair(entry) == (Path(image), Path(mask))
+    assert _pair(entry) == (THING, Path(image), Path(mask))
 
 
 @pytest.mark.parametrize("entry", ["a.png", "a.png:", ":a.png", r"C:\a.png", "", {"image": "a", "mask": ""}])
 def test_what_is_no_pair(entry: Any) -> None:
     with pytest.raises(ConfigError, match=r"is not a pair: .* or as 'support=\[\{image"):
+        _pair(entry)
+
+
+def test_several_things_by_box_and_mask(config: dict[str, Any]) -> None:
+    image, mask = config["support"][0].split(":")
+    boxed = {"name": "dog", "image": image, "box": [5, 5, 30, 40]}
+    run(config | {"support": [{"name": "cat", "image": image, "mask": mask}, boxed]})
+    with Image.open(f"{config['out']}/dog_mask.png") as found:
+        assert set(np.unique(found)) <= {0, 1, 2}
+        assert found.getpalette()[3:9] == [230, 159, 0, 0, 158, 115]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"image": "a.png", "box": [1, 2, 3]}, ("the box of 'a.png'", "[x0, y0, x1, y1]")),
+        ({"image": "a.png", "box": "1,2,3,4"}, ("the box of 'a.png'", "[x0, y0, x1, y1]")),
+    ],
+)
+def test_boxes_that_are_none(entry: Any, words: tuple[str, ...]) -> None:
+    with refused(ConfigError, *words):
         _pair(entry)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
 from examples import refused
 from networks import tiny
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.errors import ConfigError, DataError
+from sd_aanet.segmenting.marks import Box, Points
 from sd_aanet.segmenting.segmenter import FewShotSegmenter
 from sd_aanet.segmenting.store import FORMAT
 
@@ -167,7 +170,7 @@ def test_parts_of_a_picture_that_fits_in_one_are_the_picture() -> None:
 def test_mistakes_are_one_line() -> None:
     seg = segmenter()
     images, masks = examples(RED, BLUE)
-    with refused(ConfigError, "3 images and 2 masks"):
+    with refused(ConfigError, "not as many masks as images"):
         seg.remember("apple", images, masks[:2])
     with refused(ConfigError, "masks"):
         seg.remember("apple", images, None)
@@ -220,3 +223,57 @@ def test_files_that_are_no_supports(tmp_path: Path) -> None:
 def whole_contents(file: bytes) -> str:
     length = int.from_bytes(file[:8], "little")
     return str(json.loads(file[8 : 8 + length])["__metadata__"]["contents"])
+
+
+def test_what_supports_say_of_one_another_decides_what_is_there() -> None:
+    seg = segmenter()
+    images, masks = examples(RED, BLUE, 4)
+    seg.remember("apple", images, masks)
+    query, _ = scene((RED, 60, 50), seed=8)
+    found, untouched = seg.segment(query), seg.segment(query)
+    least = found.least("apple")
+    assert found.present == {"apple": found.score["apple"] >= least}
+    left_out = []
+    for i in range(4):
+        others = segmenter()
+        rest = [k for k in range(4) if k != i]
+        others.remember("apple", [images[k] for k in rest], [masks[k] for k in rest])
+        left_out.append(others.segment(images[i]).score["apple"])
+    assert least == pytest.approx(seg.method.least_presence(left_out), abs=1e-5)
+    seg.remember("apple", images[:1], masks[:1])
+    assert seg.segment(query).least("apple") == seg.method.least_presence([])
+    with refused(ConfigError, "'apple'", "remembered no more"):
+        _ = untouched.present
+
+
+def test_a_thing_may_be_marked_in_other_ways() -> None:
+    seg = segmenter()
+    images, masks = examples(RED, BLUE)
+    boxes = [Box(12 + 9 * i, 22 + 5 * i, 49 + 9 * i, 59 + 5 * i) for i in range(3)]
+    seg.remember("apple", images, boxes)
+    query, (disc,) = scene((RED, 60, 50), seed=8)
+    assert iou(seg.segment(query).mask, disc) > 0.6
+    seg.remember("apple", [(images[0], Points([(30, 40)], [(95, 60)])), (images[1], masks[1])])
+    assert iou(seg.segment(query).mask, disc) > 0.5
+
+
+def test_what_was_found_is_drawn_and_saved(tmp_path: Path) -> None:
+    seg = segmenter()
+    seg.remember("apple", *examples(RED, BLUE))
+    seg.remember("ball", *examples(BLUE, RED, 2))
+    image, _ = scene((RED, 40, 50), (BLUE, 90, 45), seed=9)
+    found = seg.segment(image)
+    found.save(tmp_path / "new", "one")
+    with Image.open(tmp_path / "new/one_mask.png") as mask, Image.open(tmp_path / "new/one_overlay.png") as overlay:
+        np.testing.assert_array_equal(np.array(mask), found.labels)
+        np.testing.assert_array_equal(np.array(overlay), np.array(found.overlay()))
+        assert mask.getpalette()[3:9] == [230, 159, 0, 0, 158, 115]
+    for name, mask in found.masks.items():
+        drawn = np.zeros(mask.shape, np.uint8)
+        for part in found.polygons()[name]:
+            corners = np.rint(part.outer - 0.5).astype(np.int32)
+            cv2.fillPoly(drawn, [corners], 1)
+        assert iou(drawn, mask) > 0.85
+    (tmp_path / "file").touch()
+    with refused(DataError, "cannot be written"):
+        found.save(tmp_path / "file")

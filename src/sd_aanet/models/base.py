@@ -48,7 +48,6 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         takes: which of the backbone's choices it takes, "mid" and "high".
         ways: the number of classes that it is made for; None where it takes any.
         output_stride: of the backbone; without effect on those that have but one.
-        present: the least `presence` at which a class counts as there.
         shipped: the classes that weights which come with the package have learnt from, by data set.
         rules: of its own settings, the arguments beside `backbone`; `loss.alpha` is a value of one that is a mapping.
     """
@@ -60,7 +59,6 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
     takes: ClassVar[Set[str]] = frozenset({"mid"})
     ways: int | None = None
     output_stride: ClassVar[int] = 8
-    present: ClassVar[float] = 0.5
     shipped: ClassVar[Mapping[str, Sequence[str]]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
     least_batch: int = 1
@@ -178,6 +176,15 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
         The mean probability of the surest hundredth of the picture, unless a method has something better.
         """
         return surest(prediction.logits.float().softmax(1)[:, 1], 0.01)
+
+    def least_presence(self, left_out: Sequence[float]) -> float:
+        """The `presence` from which on a class counts as there.
+
+        Args:
+            left_out: for examples of it, the `presence` that the others of their set give them; empty where there is
+                but one.
+        """
+        return 0.5
 
     def losses(self, prediction: Prediction, episode: Episode) -> dict[str, Tensor]:
         """Terms of the training loss by name, each a scalar before its weight.

@@ -81,8 +81,8 @@ class RefinedProbe(Probe):
             )
         super().__init__(backbone, ("stage1", "stage2", *self.probed), balance=balance, l2=l2, cells=cells)
         width = {name: output.channels for name, output in backbone.outputs.items()}
-        self._coarse = sum(width[name] for name in self.probed[: self.refining])
-        self.refiner = Refiner(self._coarse, width["stage2"], width["stage1"] + 3)
+        self.coarse = sum(width[name] for name in self.probed[: self.refining])
+        self.refiner = Refiner(self.coarse, width["stage2"], width["stage1"] + 3)
         with as_file(files(__package__) / WEIGHTS) as path:
             weights = {name: tensor.float() for name, tensor in load_file(path).items()}  # in half the bytes on disk
         self.refiner.load_state_dict(weights, assign=True)
@@ -103,7 +103,7 @@ class RefinedProbe(Probe):
         """See `Probe.compare`; what it found is the map "similarity", the logits are refined."""
         assert isinstance(queries, Pyramid)
         z = self.similarity(queries, sets)  # (B, 1, h, w)
-        maps = (queries.maps[:, : self._coarse], queries.quarter, queries.half)
+        maps = (queries.maps[:, : self.coarse], queries.quarter, queries.half)
         finer = self.refiner(z, *(x.contiguous(memory_format=torch.channels_last) for x in maps))
         logits = resize(finer.to(wide(finer)), size)  # (B, 1, H, W)
         return Prediction(torch.cat([torch.zeros_like(logits), logits], 1), {"similarity": z}, sets.weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,19 +15,27 @@ from sd_aanet.arguments import word
 from sd_aanet.building import untrained
 from sd_aanet.errors import ConfigError, DataError
 from sd_aanet.files import claimed, written_whole
-from sd_aanet.images import Array8, check_image, read_image
-from sd_aanet.pictures import BLUE, ORANGE, Captioned, fit, grid, heat, heat_colours, overlay
+from sd_aanet.images import Array8, check_image
+from sd_aanet.pictures import BLUE, Captioned, fit, grid, heat, heat_colours, overlay
 from sd_aanet.precision import set_tf32
 from sd_aanet.rules import at_home, check
+from sd_aanet.segmenting.marks import Box, Mark, Points, read_support
 from sd_aanet.segmenting.queries import OURS, SUPPORTS, pictures_of
 from sd_aanet.segmenting.result import Segmentation
-from sd_aanet.segmenting.segmenter import FewShotSegmenter
-from sd_aanet.segmenting.supports import read_support
+from sd_aanet.segmenting.segmenter import THING, FewShotSegmenter
 from sd_aanet.settings import RULES
 
 _COLUMNS, _SIDE = 4, 320
 _COLON = re.compile(r":(?:(?<!^[A-Za-z]:)(?<!:[A-Za-z]:)|(?![\\/]))")
 """Not that of a drive, `C:\\`."""
+
+
+class Shown(NamedTuple):
+    """A labelled picture as the user names it: of which thing, where, and what marks it."""
+
+    name: str
+    image: Path
+    mark: Mark
 
 
 def run(config: Mapping[str, Any]) -> Path:
@@ -65,16 +73,17 @@ def run(config: Mapping[str, Any]) -> Path:
     device = str(config.get("device") or "auto")
     segmenter = segmenter_of(config, device, "32-true" if precision == "tf32" else precision)
     shown: list[Captioned] = []
-    segmenter.remember(_read(pairs, config.get("class_id"), shown))
+    for thing in dict.fromkeys(pair.name for pair in pairs):
+        of_it = [pair for pair in pairs if pair.name == thing]
+        segmenter.remember(thing, _read(of_it, config.get("class_id"), shown))
 
     try:
         with claimed(out):
             _save(grid([shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)], side=_SIDE), out / SUPPORTS)
             named = zip(queries, names, strict=True)
             for query, name in tqdm(named, "predict", total=len(queries), unit="image", disable=len(queries) == 1):
-                image = read_image(query)
-                segmentation = segmenter.segment(image)
-                for ending, picture in _pictures(image, segmentation):
+                segmentation = segmenter.segment(query)
+                for ending, picture in _pictures(segmentation):
                     _save(picture, out / f"{name}{ending}")
                     del picture  # before the next one is drawn: of a large query each takes much memory
                 if segmentation.looked_at is None:  # nor that of another run
@@ -121,17 +130,25 @@ def _list(config: Mapping[str, Any], name: str) -> list[Any]:
     return values
 
 
-def _pair(entry: str | Mapping[str, str]) -> tuple[Path, Path]:
-    """Image and mask: by name, or parted by the last colon, for a path may hold one itself."""
+def _pair(entry: str | Mapping[str, Any]) -> Shown:
+    """By name, or image and mask parted by the last colon, for a path may hold one itself."""
     if isinstance(entry, str):
         *_, last = 0, *(colon.start() for colon in _COLON.finditer(entry))
-        image, mask = entry[:last], entry[last + 1 :]
-    else:
-        image, mask = entry["image"], entry["mask"]
-    if not image or not mask:
+        entry = {"image": entry[:last], "mask": entry[last + 1 :]}
+    if not entry["image"] or entry.get("mask") == "":
         named = "'support=[{image: img1.jpg, mask: mask1.png}]'"
-        raise ConfigError(f"support '{entry}' is not a pair: write image and mask as img1.jpg:mask1.png, or as {named}")
-    return Path(at_home(image)), Path(at_home(mask))
+        whole = f"{entry['image']}{entry.get('mask', '')}"
+        raise ConfigError(f"support '{whole}' is not a pair: write image and mask as img1.jpg:mask1.png, or as {named}")
+    mark: Mark
+    if "box" in entry:
+        if not isinstance(entry["box"], list) or len(entry["box"]) != 4:
+            raise ConfigError(f"the box of '{entry['image']}' is {entry['box']}: expected [x0, y0, x1, y1] in pixels")
+        mark = Box(*entry["box"])
+    elif "points" in entry:
+        mark = Points(entry["points"], entry.get("not") or ())
+    else:
+        mark = entry["polygons"] if "polygons" in entry else Path(at_home(entry["mask"]))
+    return Shown(str(entry.get("name") or THING), Path(at_home(entry["image"])), mark)
 
 
 def _unique(stems: Sequence[str]) -> list[str]:
@@ -148,41 +165,35 @@ def _unique(stems: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_out(out: Path, results: Sequence[str], queries: Sequence[Path], pairs: Sequence[tuple[Path, Path]]) -> None:
+def _check_out(out: Path, results: Sequence[str], queries: Sequence[Path], pairs: Sequence[Shown]) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out='{out}' is a file: choose a folder")
     written = {(out / name).resolve() for name in results}
-    for path in (*queries, *(path for pair in pairs for path in pair)):
+    for path in (*queries, *(path for pair in pairs for path in pair if isinstance(path, Path))):
         if path.resolve() in written:
             raise ConfigError(f"out='{out}' would overwrite the input '{path}': choose another folder")
 
 
-def _read(
-    pairs: Sequence[tuple[Path, Path]], class_id: int | None, shown: list[Captioned]
-) -> Iterator[tuple[Array8, Array8]]:
+def _read(pairs: Sequence[Shown], class_id: int | None, shown: list[Captioned]) -> Iterator[tuple[Array8, Array8]]:
     """The supports, one after the other; what shows each goes into a list."""
-    for path, mask_path in pairs:
-        image, mask = read_support(path, mask_path, class_id)
+    for name, path, mark in pairs:
+        image, mask = read_support(path, mark, class_id)
         yield image, mask
         small = np.asarray(fit(overlay(image, mask, BLUE, image), _SIDE))
-        shown.append((small, f"{path.name}: object {np.mean(mask == 1):.1%}"))
+        shown.append((small, f"{path.name}: {name} {np.mean(mask == 1):.1%}"))
 
 
-def _pictures(image: Array8, found: Segmentation) -> Iterator[tuple[str, Image.Image]]:
-    """The results of one query, by the end of their names; the image is drawn over."""
-    yield OURS[0], _coloured(found.mask, [0, 0, 0, *ORANGE])
-    yield OURS[1], Image.fromarray(overlay(image, found.mask, drawn=image))
+def _pictures(found: Segmentation) -> Iterator[tuple[str, Image.Image]]:
+    """The results of one query, by the end of their names; its picture is drawn over."""
+    yield OURS[0], found.drawn_mask()
+    yield OURS[1], found.overlay()
     if found.looked_at is not None:
-        values = np.empty(found.mask.shape, np.uint8)
+        values = np.empty(found.labels.shape, np.uint8)
         for rows, strip in found.looked_at.strips():
             values[rows] = heat(strip)
-        yield OURS[2], _coloured(values, heat_colours().ravel().tolist())
-
-
-def _coloured(values: Array8, palette: list[int]) -> Image.Image:
-    picture = Image.fromarray(values, mode="P")
-    picture.putpalette(palette)
-    return picture
+        attention = Image.fromarray(values, mode="P")
+        attention.putpalette(heat_colours().ravel().tolist())
+        yield OURS[2], attention
 
 
 def _save(picture: Image.Image, path: Path) -> None:

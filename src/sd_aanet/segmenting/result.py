@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sd_aanet.data.transforms import Restored
+from sd_aanet.errors import DataError
+from sd_aanet.files import written_whole
 from sd_aanet.images import Array8
+from sd_aanet.pictures import colour_of, overlay
+from sd_aanet.segmenting.polygons import Outline, polygons
 
 
 @dataclass(frozen=True)
@@ -18,21 +24,31 @@ class Segmentation:
     """What was found in one picture, at the picture's own size. Maps are made when they are asked for.
 
     Attributes:
+        image: uint8 (H, W, 3), the picture.
         names: of the things that were looked for, N.
         labels: uint8 (H, W), 0 where there is none of them, n where the n-th is: that of the highest probability, where
             it is over one half.
         score: of each thing, in [0, 1], how sure it is that the picture shows it at all (`FewShotMethod.presence`).
-        present: whether the score is high enough for a thing that is there; the masks stay as they are.
+        least: tells of a thing the score from which on it counts as there.
         restored: the probability of each thing, a strip of rows at a time.
         looked_at: the attention of the first thing, a strip at a time; None where the method has no such map.
     """
 
+    image: Array8
     names: tuple[str, ...]
     labels: Array8
     score: Mapping[str, float]
-    present: Mapping[str, bool]
+    least: Callable[[str], float]
     restored: Mapping[str, Restored]
     looked_at: Restored | None
+
+    @cached_property
+    def present(self) -> Mapping[str, bool]:
+        """Whether each thing is there; the masks stay as they are.
+
+        Asked for the first time after supports have changed, it takes about as long as remembering them did.
+        """
+        return {name: score >= self.least(name) for name, score in self.score.items()}
 
     @cached_property
     def masks(self) -> Mapping[str, Array8]:
@@ -51,6 +67,38 @@ class Segmentation:
         for other in others:
             np.maximum(first, other, out=first)
         return first
+
+    def overlay(self) -> Image.Image:
+        """The picture with each thing in a colour of its own."""
+        drawn = self.image.copy()
+        for n in range(1, len(self.names) + 1):
+            drawn = overlay(drawn, (self.labels == n).astype(np.uint8), colour_of(n), drawn)
+        return Image.fromarray(drawn)
+
+    def polygons(self, tolerance: float = 0) -> dict[str, list[Outline]]:
+        """The outlines of each thing; see `polygons.polygons`."""
+        return {name: polygons(mask, tolerance) for name, mask in self.masks.items()}
+
+    def drawn_mask(self) -> Image.Image:
+        """The labels as a palette picture, in the overlay's colours."""
+        picture = Image.fromarray(self.labels, mode="P")
+        colours = [colour_of(n) for n in range(1, len(self.names) + 1)]
+        picture.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+        return picture
+
+    def save(self, folder: str | Path, name: str = "picture") -> None:
+        """Write `<name>_mask.png` (a palette PNG of the labels) and `<name>_overlay.png`.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for ending, picture in (("mask", self.drawn_mask()), ("overlay", self.overlay())):
+                with written_whole(Path(folder) / f"{name}_{ending}.png") as temporary:
+                    picture.save(temporary, format="PNG", compress_level=1)
+        except OSError as error:
+            raise DataError(f"folder '{folder}' cannot be written ({error}): choose another one") from None
 
     @cached_property
     def attention(self) -> NDArray[np.float32] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Self, overload
@@ -20,22 +21,24 @@ from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import IGNORE, Prediction
 from sd_aanet.errors import ConfigError, DataError, PredictionError
-from sd_aanet.images import Array8, Mask, Picture, called_by, read_image
+from sd_aanet.images import Array8, Picture, called_by, read_image
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
 from sd_aanet.rules import check, whole
+from sd_aanet.segmenting.marks import Mark, read_support
 from sd_aanet.segmenting.queries import pictures_of
 from sd_aanet.segmenting.result import Segmentation, labelled
-from sd_aanet.segmenting.store import Example, load_supports, save_supports
-from sd_aanet.segmenting.supports import read_support
+from sd_aanet.segmenting.store import Example, Supports, load_supports, save_supports
 from sd_aanet.segmenting.tiles import Tiles
 
 logger = logging.getLogger(__name__)
 THING = "object"
 """What a support set without a name is called."""
 SMALL = 16
-"""Cells of the finest features that an object should cover; below, a line says what to do."""
+"""Cells of the finest features; a line says what to do where an object covers fewer and under 2 % of its picture."""
+MOST_LEFT_OUT = 8
+"""Of many supports so many say how sure the others are of them."""
 MOST_THINGS = 254
 """So many labels fit in a byte beside nothing and 255."""
 
@@ -110,7 +113,8 @@ class FewShotSegmenter:
         self.tiles = Tiles(tile)
         self._comparer = Comparer(self.method)
         self._keys = count()
-        self._things: dict[str, tuple[tuple[Example, ...], ...]] = {}  # by thing its supports, each of one part or more
+        self._things: dict[str, Supports] = {}
+        self._thresholds: dict[tuple[int, ...], float] = {}
         self._rejected: tuple[Example, ...] = ()
 
     @classmethod
@@ -162,8 +166,8 @@ class FewShotSegmenter:
     def remember(
         self,
         name: str,
-        images: Iterable[Picture],
-        masks: Iterable[Mask],
+        images: Iterable[Picture] | Iterable[tuple[Picture, Mark]],
+        masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
         batch: int = 4,
     ) -> None: ...
@@ -171,7 +175,7 @@ class FewShotSegmenter:
     @overload
     def remember(
         self,
-        name: Iterable[tuple[Picture, Mask]],
+        name: Iterable[tuple[Picture, Mark]],
         *,
         class_id: int | None = None,
         batch: int = 4,
@@ -180,9 +184,9 @@ class FewShotSegmenter:
     @torch.inference_mode()
     def remember(
         self,
-        name: str | Iterable[tuple[Picture, Mask]],
-        images: Iterable[Picture] | None = None,
-        masks: Iterable[Mask] | None = None,
+        name: str | Iterable[tuple[Picture, Mark]],
+        images: Iterable[Picture] | Iterable[tuple[Picture, Mark]] | None = None,
+        masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
         batch: int = 4,
     ) -> None:
@@ -190,8 +194,8 @@ class FewShotSegmenter:
 
         Args:
             name: of the thing; or, where there is but one, pairs of a picture and its mask, in place of all else.
-            images: pictures, at least one; any number, whatever the shot in training.
-            masks: theirs.
+            images: pictures, at least one; any number, whatever the shot in training. Without masks, pairs of both.
+            masks: theirs, or what marks the thing in another way: a `Box`, `Points`, polygons, run lengths (`Mark`).
             class_id: the value in the masks that is the thing; None where only one can be meant (`foreground_of`).
             batch: pictures that go through the backbone together.
 
@@ -211,8 +215,8 @@ class FewShotSegmenter:
     def add(
         self,
         name: str,
-        images: Iterable[Picture],
-        masks: Iterable[Mask],
+        images: Iterable[Picture] | Iterable[tuple[Picture, Mark]],
+        masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
         batch: int = 4,
     ) -> None:
@@ -229,7 +233,7 @@ class FewShotSegmenter:
         supports = self._supports(name)
         if place is None or len(supports) == 1:
             place = 0 if place is None else place
-            rest: tuple[tuple[Example, ...], ...] = ()
+            rest: Supports = ()
         else:
             rest = tuple(some for i, some in enumerate(supports) if i != place)
         if not 0 <= place < len(supports):
@@ -239,7 +243,7 @@ class FewShotSegmenter:
         )
 
     @torch.inference_mode()
-    def reject(self, images: Iterable[Picture], masks: Iterable[Mask] | None = None, batch: int = 4) -> None:
+    def reject(self, images: Iterable[Picture], masks: Iterable[Mark] | None = None, batch: int = 4) -> None:
         """Take pictures that show none of the things, in place of those that were taken before.
 
         Args:
@@ -254,7 +258,7 @@ class FewShotSegmenter:
         self._check_rejects()
         found: list[Example] = []
         pictures = [*images]
-        pairs: Sequence[tuple[Picture, Mask | None]] = (
+        pairs: Iterable[tuple[Picture, Mark | None]] = (
             [(picture, None) for picture in pictures] if masks is None else _pairs(pictures, masks)
         )
         for i, (picture, marks) in enumerate(pairs, start=1):
@@ -307,11 +311,11 @@ class FewShotSegmenter:
         Raises:
             ConfigError: no thing has two supports.
         """
-        found = []
-        for name, supports in self._things.items():
-            for place, some in enumerate(supports) if len(supports) > 1 else ():
-                others = [one.key for i, other in enumerate(supports) if i != place for one in other]
-                found.append(Ranked(name, place, some[0].called, self._iou(some, others)))
+        found = [
+            Ranked(name, place, supports[place][0].called, self._left_out(supports, place, self._rejected)[0])
+            for name, supports in self._things.items()
+            for place in range(len(supports) if len(supports) > 1 else 0)
+        ]
         if not found:
             raise ConfigError("rank compares each support with the others of its thing: remember at least two of one")
         return sorted(found, key=lambda ranked: ranked.iou)
@@ -347,17 +351,26 @@ class FewShotSegmenter:
         total = len(some) if isinstance(some, Sequence) else None
         bar = tqdm(some, "segment", total=total, unit="image", disable=not progress)
         # Bound now: what is remembered later is for later calls.
-        return self._each(iter(bar), batch, {name: self._all_keys(name) for name in self._things})
+        least = partial(self._least, dict(self._things), self._rejected)
+        return self._each(iter(bar), batch, {name: self._all_keys(name) for name in self._things}, least)
 
     def _each(
-        self, queries: Iterator[Picture], batch: int, things: Mapping[str, Sequence[int]]
+        self,
+        queries: Iterator[Picture],
+        batch: int,
+        things: Mapping[str, Sequence[int]],
+        least: Callable[[str], float],
     ) -> Iterator[Segmentation]:
         while some := [read_image(query, "query") for query in islice(queries, batch)]:
-            yield from self._segment(some, things, batch)
+            yield from self._segment(some, things, batch, least)
 
     @torch.inference_mode()
     def _segment(
-        self, pictures: Sequence[Array8], things: Mapping[str, Sequence[int]], batch: int
+        self,
+        pictures: Sequence[Array8],
+        things: Mapping[str, Sequence[int]],
+        batch: int,
+        least: Callable[[str], float],
     ) -> list[Segmentation]:
         parts = [self.tiles.of(picture.shape[:2]) for picture in pictures]
         inputs = [
@@ -377,9 +390,8 @@ class FewShotSegmenter:
                 _, _, prediction = next(iter(each[first // batch].values()))
                 looked_at = self.preprocess.attention(prediction, first % batch, size)
             score = {name: float(some[own].max()) for name, some in sure.items()}
-            present = {name: value >= self.method.present for name, value in score.items()}
             labels = labelled(list(restored.values()), size)
-            results.append(Segmentation(tuple(things), labels, score, present, restored, looked_at))
+            results.append(Segmentation(picture, tuple(things), labels, score, least, restored, looked_at))
             first += len(windows)
         return results
 
@@ -400,27 +412,43 @@ class FewShotSegmenter:
             raise PredictionError("predictions are not finite: set precision=32-true, or choose another checkpoint")
         return found
 
+    def _least(self, things: Mapping[str, Supports], rejected: Sequence[Example], name: str) -> float:
+        """The score from which on a thing counts as there, of what was remembered when it was looked for."""
+        supports = things[name]
+        keys = tuple(one.key for some in (*supports, rejected) for one in some)
+        if keys not in self._thresholds:
+            if keys != tuple(self._all_keys(name) if name in self._things else ()):
+                raise ConfigError(
+                    f"whether '{name}' is there is judged by its supports, and these are remembered no more: ask for "
+                    "`present` before they change"
+                )
+            places = range(min(len(supports), MOST_LEFT_OUT) if len(supports) > 1 else 0)
+            left_out = [self._left_out(supports, place, rejected)[1] for place in places]
+            self._thresholds[keys] = self.method.least_presence(left_out)
+        return self._thresholds[keys]
+
     @torch.inference_mode()
-    def _iou(self, parts: Sequence[Example], others: Sequence[int]) -> float:
-        """Of a support's mask and of what others find in it."""
-        keys = [*others, *(one.key for one in self._rejected)]
-        both = either = 0
-        for part in parts:
-            scores, _, _ = self._compare([self.preprocess.normalise(part.image)], {"": keys})[""]
+    def _left_out(self, supports: Supports, place: int, rejected: Sequence[Example]) -> tuple[float, float]:
+        """What the others find in a support: the IoU with its mask, and how sure they are that the thing is there."""
+        others = [some for i, some in enumerate(supports) if i != place]
+        keys = [one.key for some in (*others, rejected) for one in some]
+        both, either, sure = 0, 0, 0.0
+        for part in supports[place]:
+            scores, score, _ = self._compare([self.preprocess.normalise(part.image)], {"": keys})[""]
             found, true = scores[0].cpu().numpy() > 0.5, part.mask == 1
-            counted = part.mask != IGNORE
             both += int(np.count_nonzero(found & true))
-            either += int(np.count_nonzero((found | true) & counted))
-        return both / max(either, 1)
+            either += int(np.count_nonzero((found | true) & (part.mask != IGNORE)))
+            sure = max(sure, float(score[0]))
+        return both / max(either, 1), sure
 
     def _encoded(
         self,
         name: str,
-        pairs: Iterable[tuple[Picture, Mask]],
+        pairs: Iterable[tuple[Picture, Mark]],
         class_id: int | None,
         batch: int,
         before: int = 0,
-    ) -> tuple[tuple[Example, ...], ...]:
+    ) -> Supports:
         """Supports of a thing, read, checked and encoded."""
         _check_batch(batch)
         read, seen = [], []
@@ -460,15 +488,16 @@ class FewShotSegmenter:
                 "method that fits to its supports, such as probe"
             )
 
-    def _keep(self, things: dict[str, tuple[tuple[Example, ...], ...]]) -> None:
+    def _keep(self, things: dict[str, Supports]) -> None:
         """These from now on, and nothing that was computed of others."""
         if len(things) > MOST_THINGS:
             raise ConfigError(f"{len(things)} things, expected at most {MOST_THINGS}: use a segmenter for each part")
         self._things = things
         kept = {key for name in things for key in self._all_keys(name)}
         self._comparer.forget(kept)
+        self._thresholds = {keys: least for keys, least in self._thresholds.items() if kept.issuperset(keys)}
 
-    def _supports(self, name: str) -> tuple[tuple[Example, ...], ...]:
+    def _supports(self, name: str) -> Supports:
         if name not in self._things:
             known = ", ".join(map(repr, self._things)) or "nothing"
             raise ConfigError(f"nothing called '{name}' is remembered: there is {known}")
@@ -479,14 +508,24 @@ class FewShotSegmenter:
         return [one.key for some in (*self._supports(name), self._rejected) for one in some]
 
 
-def _pairs(images: Iterable[Picture] | None, masks: Iterable[Mask] | None) -> list[tuple[Picture, Mask]]:
-    """Each image with its mask."""
-    if images is None or masks is None:
+def _pairs(
+    images: Iterable[Picture] | Iterable[tuple[Picture, Mark]] | None, masks: Iterable[Mark] | None
+) -> Iterator[tuple[Picture, Mark]]:
+    """Each image with its mask, read as they are needed."""
+    if images is None:
         raise ConfigError("remember takes a name, images and their masks: give all three")
-    pictures, marks = list(images), list(masks)
-    if len(pictures) != len(marks):
-        raise ConfigError(f"{len(pictures)} images and {len(marks)} masks, expected as many: give each its mask")
-    return list(zip(pictures, marks, strict=True))
+    if masks is None:
+        for i, pair in enumerate(images, start=1):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ConfigError(f"support {i} is no pair of a picture and its mask: give masks, or pairs")
+            yield pair[0], pair[1]
+        return
+    try:
+        yield from zip(images, masks, strict=True)
+    except ValueError as error:
+        if "zip()" not in str(error):
+            raise
+        raise ConfigError("there are not as many masks as images: give each image its mask") from None
 
 
 def _check_batch(batch: int) -> None:
@@ -503,7 +542,7 @@ def _check_visible(seen: Sequence[tuple[str, Sequence[Example], int, int]], cell
                 f"the object in {support} has {pixels} of {of} pixels, too few for the "
                 "network to see: crop the picture around it, or use another"
             )
-        if weight < SMALL:
+        if weight < SMALL and pixels < of / 50:
             logger.warning(
                 "CAUTION: the object in %s has %d of %d pixels, little for the network to see: crop supports and "
                 "queries around such objects, or look in parts (tile=...)",

@@ -38,11 +38,13 @@ class Example:
     mask: Array8
 
 
-Things = Mapping[str, Sequence[Sequence[Example]]]
-"""By thing its supports, each of one part or more."""
+Supports = tuple[tuple[Example, ...], ...]
+"""Of a thing, each of one part or more."""
 
 
-def save_supports(path: Path, things: Things, rejected: Sequence[Example], preprocess: Preprocess) -> None:
+def save_supports(
+    path: Path, things: Mapping[str, Supports], rejected: Sequence[Example], preprocess: Preprocess
+) -> None:
     """Write a support set whole, or not at all.
 
     Raises:
@@ -67,7 +69,7 @@ def save_supports(path: Path, things: Things, rejected: Sequence[Example], prepr
 
 def load_supports(
     path: Path, preprocess: Preprocess, keys: Iterator[int]
-) -> tuple[dict[str, tuple[tuple[Example, ...], ...]], tuple[Example, ...]]:
+) -> tuple[dict[str, Supports], tuple[Example, ...]]:
     """What `save_supports` wrote: things and rejected pictures.
 
     Args:

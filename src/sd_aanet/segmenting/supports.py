@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sd_aanet.episode import IGNORE
 from sd_aanet.errors import ConfigError, DataError
-from sd_aanet.images import Array8, Mask, Picture, called_by, check_same_size, read_image, read_values
+from sd_aanet.images import Array8
 
 _STRIP = 2**22
 """Pixels that are looked at at once."""
@@ -18,24 +18,6 @@ _SHOWN = 8
 _STEPS, _FLAT = 8, 0.25
 """Values between 0 and 255 from which on a mask without 255 may be soft, and the share of such pixels that have their
 own value all around: of soft edges, JPEG's noise and photographs under 0.15, of regions of classes over 0.5."""
-
-
-def read_support(
-    image: Picture, mask: Mask, class_id: int | None = None, name: str = "support"
-) -> tuple[Array8, Array8]:
-    """An example as the network will understand it, upright.
-
-    Returns:
-        The image, uint8 (H, W, 3), and its mask, uint8 (H, W): 1 = the object, 0 = anything else, 255 = ignore.
-
-    Raises:
-        DataError: as `FewShotSegmenter.remember`.
-    """
-    pixels = read_image(image, f"the image of {name}")
-    called = called_by(mask, "mask", f"the mask of {name}")
-    values = read_values(mask, called)
-    check_same_size(image, pixels.shape[:2], mask, values.shape, name)
-    return pixels, foreground_of(values, class_id, called)
 
 
 def foreground_of(

@@ -108,7 +108,7 @@ def test_packed_masks_are_unpacked(mask: NDArray[np.bool_]) -> None:
     member = packed(mask)["counts"].encode()
     own = run_lengths.unpack(member)
     assert own == lengths(mask)["counts"]
-    assert run_lengths.pack(own, *mask.shape) == member
+    assert run_lengths.pack(own, *mask.shape) == run_lengths.pack_mask(mask) == member
     assert run_lengths.area(member) == mask.sum()
     columns = np.full(mask.shape[::-1], 7, np.uint8)
     run_lengths.paint(columns, own, 200)

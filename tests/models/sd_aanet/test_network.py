@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from networks import inputs, losses, plain, predict, rough, small
 from sd_aanet.backbones import build_backbone
 from sd_aanet.errors import ConfigError
+from sd_aanet.models import build_method
 from sd_aanet.models.sd_aanet import SDAANet
 
 REWEIGHTINGS = {"paper": "mean", "published": "product"}
@@ -196,6 +197,13 @@ def test_the_head_has_as_many_parameters_as_reported() -> None:
     assert round(count(baseline) / 1e6, 2) == 10.82
     assert full.decoder.merge[0].weight.shape == (256, 514, 1, 1)
     assert baseline.decoder.merge[0].weight.shape == (256, 513, 1, 1)
+
+
+def test_dropout_may_be_twice_as_published_and_no_more() -> None:
+    """Half of the projected channels, twice: all of them."""
+    assert build_method("sd_aanet", {"name": "resnet18"}, channels=8, dropout=2).get_submodule("dropout").p == 1
+    with pytest.raises(ConfigError, match=r"^model\.dropout=2\.1, expected a number of at least 0 and at most 2: "):
+        build_method("sd_aanet", {"name": "resnet18"}, channels=8, dropout=2.1)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.0])

@@ -84,6 +84,27 @@ def read_coco(path: Path) -> CocoContent:
         raise DataError(f"annotations {path} cannot be read as JSON ({problem}): export or fetch them again") from None
 
 
+def read_segmentation(segmentation: Any, height: int, width: int, name: str) -> bytes | None:
+    """The run lengths of one segmentation, polygons or run lengths, checked as those of a file.
+
+    Args:
+        segmentation: as JSON has it.
+        height: of the picture.
+        width: of the picture.
+        name: what errors call it.
+
+    Returns:
+        None where it outlines nothing.
+
+    Raises:
+        DataError: it is malformed, or of a picture of another size.
+    """
+    try:
+        return _packed(segmentation, height, width)
+    except _Malformed as error:
+        raise DataError(f"{name}{str(error).removeprefix('.segmentation')}: {error.fix}") from None
+
+
 class _Malformed(Exception):
     """What is wrong inside the file, and what to do."""
 

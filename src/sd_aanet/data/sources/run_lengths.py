@@ -27,6 +27,14 @@ def pack(lengths: Sequence[int], height: int, width: int) -> bytes:
     return packed
 
 
+def pack_mask(pixels: NDArray[np.bool_]) -> bytes:
+    """A mask, (H, W)."""
+    from pycocotools import mask
+
+    packed: bytes = mask.encode(np.asfortranarray(pixels, np.uint8))["counts"]
+    return packed
+
+
 def area(packed: bytes) -> int:
     """How many pixels are 1."""
     from pycocotools import mask

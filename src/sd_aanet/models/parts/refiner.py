@@ -63,7 +63,11 @@ class Refiner(nn.Module):
         self.half_logits = nn.Conv2d(narrow, 1, 1)
 
     def forward(self, z: Tensor, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
-        """Sharpen logits.
+        """Sharpen logits: the last of `levels`."""
+        return self.levels(z, coarse, quarter, half)[-1]
+
+    def levels(self, z: Tensor, coarse: Tensor, quarter: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sharpen logits, at an eighth of the side, a quarter and a half.
 
         Args:
             z: (B, 1, h, w), logits of the object.
@@ -72,7 +76,7 @@ class Refiner(nn.Module):
             half: (B, C'', 4h - 3, 4w - 3).
 
         Returns:
-            (B, 1, 4h - 3, 4w - 3), logits.
+            (B, 1, h, w), (B, 1, 2h - 1, 2w - 1) and (B, 1, 4h - 3, 4w - 3), logits.
         """
         p = z.sigmoid()  # (B, 1, h, w)
         share = p.mean((2, 3), keepdim=True)  # (B, 1, 1, 1)
@@ -86,22 +90,21 @@ class Refiner(nn.Module):
         context = self.context(torch.cat([thing, rest, share], 1).flatten(1))[:, :, None, None]  # (B, W, 1, 1)
         x = F.relu(self.agreeing(torch.cat([x, *(a.to(x.dtype) for a in alike)], 1))) + context
         x = self.after(x)  # (B, W, h, w)
-        z = self.trust * z + self.eighth_logits(x)  # (B, 1, h, w)
+        eighth = self.trust * z + self.eighth_logits(x)  # (B, 1, h, w)
 
         size = (quarter.shape[-2], quarter.shape[-1])
-        z, above = resize(z, size), resize(F.relu(self.quarter_above(x)), size)
+        z, above = resize(eighth, size), resize(F.relu(self.quarter_above(x)), size)
         found = F.relu(self.quarter_features(quarter), inplace=True)
         x = F.relu(self.quarter_mixed(torch.cat([found, above, (z / 4).tanh()], 1)), inplace=True)
         x = self.quarter_block(x)  # (B, M, 2h - 1, 2w - 1)
-        z = z + self.quarter_logits(x)
+        fourth = z + self.quarter_logits(x)
 
         size = (half.shape[-2], half.shape[-1])
-        z, above = resize(z, size), resize(F.relu(self.half_above(x)), size)
+        z, above = resize(fourth, size), resize(F.relu(self.half_above(x)), size)
         found = F.relu(self.half_features(half), inplace=True)
         x = F.relu(self.half_mixed(torch.cat([found, above, (z / 4).tanh()], 1)), inplace=True)
         x = F.relu(self.half_last(x), inplace=True)  # (B, N, 4h - 3, 4w - 3)
-        z = z + self.half_logits(x)  # (B, 1, 4h - 3, 4w - 3)
-        return z
+        return eighth, fourth, z + self.half_logits(x)
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Conv2d:
