@@ -80,7 +80,7 @@ class Graph:
             examples.append(x.new_zeros(*(SIDES[side] for side in sides), *x.shape[len(sides) :]))
             opened.append({i: dims[side] for i, side in enumerate(sides)})
         module = _Module(self.method, self.function, tuple(self.inputs))
-        with torch.no_grad():
+        with torch.no_grad(), _in_one_line(self.method.name):
             return torch.export.export(module, tuple(examples), dynamic_shapes=(tuple(opened),), strict=False)
 
     def used(self) -> Graph:
@@ -97,13 +97,14 @@ class Graph:
 
     def save(self, path: Path) -> None:
         """Write it as what the path's suffix says."""
-        if path.suffix == ".pt2":
-            torch.export.save(self.program, path)
-            return
-        names = {"input_names": [*self.inputs], "output_names": [*self.outputs]}
-        made = torch.onnx.export(self.program, **names, verbose=False)  # type: ignore[arg-type]
-        assert made is not None
-        made.save(path, external_data=False)
+        with _in_one_line(self.method.name):
+            if path.suffix == ".pt2":
+                torch.export.save(self.program, path)
+                return
+            names = {"input_names": [*self.inputs], "output_names": [*self.outputs]}
+            made = torch.onnx.export(self.program, **names, verbose=False)  # type: ignore[arg-type]
+            assert made is not None
+            made.save(path, external_data=False)
 
 
 class _Module(nn.Module):
@@ -140,7 +141,7 @@ def run(config: Mapping[str, Any]) -> Path:
         _require_packages()
     segmenter = segmenter_of(config, "cpu", "32-true")
     method, preprocess = segmenter.method, segmenter.preprocess
-    with _in_one_line(method.name), contextlib.ExitStack() as stack:  # all files get names, or none
+    with contextlib.ExitStack() as stack:  # all files get their names, or none
         graphs = draw(method, preprocess.size)
         files = {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in graphs}
         for name, graph in graphs.items():
@@ -249,9 +250,8 @@ def _about(method: Method, preprocess: Preprocess) -> dict[str, Any]:
     else:
         steps["compare"] = "of B queries, their features, and for each the features and masks of its K examples"
     steps["probability"] = f"of the object, in [0, 1]: {back}; over 0.5 is the object"
-    steps["presence"] = (
-        f"how sure it is that the query shows the object, in [0, 1]: {method.present} or more where it does"
-    )
+    least = method.least_presence([])
+    steps["presence"] = f"how sure it is that the query shows the object, in [0, 1]: as a rule it does from {least} on"
     return {
         "sd_aanet": __version__,
         "method": method.label,
