@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate test test-all lint format typecheck mutants fuzz audit bench bench-full bench-gpu bench-busy clean
+.PHONY: help install train evaluate test test-all lint format typecheck mutants fuzz audit bench bench-full bench-gpu bench-busy bench-photographs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,9 @@ bench-gpu: $(STAMP) ## training steps and evaluations on a GPU
 
 bench-busy: $(STAMP) ## evaluation and training beside other work on the same cores (10 minutes)
 	@$(BIN)/python -m benchmarks.busy $(ARGS)
+
+bench-photographs: $(STAMP) ## from three photographs with masks to masks of others: time and memory (3 minutes)
+	@$(BIN)/python -m benchmarks.photographs $(ARGS)
 
 clean: ## remove caches and builds; keeps .venv and runs
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import reference
+from benchmarks import marks, reference
 from benchmarks.rows import _waited, evaluation
 from benchmarks.timing import HEAD, Row, of_pairs
 from benchmarks.workload import Workload
 
+from data.fake_voc import make_voc
 from networks import CountingResNet, inputs, losses, made, predict, small
 
 
@@ -90,3 +91,15 @@ def test_a_row_is_the_median_of_its_pairs() -> None:
     assert (row.reference, row.ours, row.ratio, row.met) == (6.0, 2.0, 2.0, True)
     assert not replace(row, holds=False).met, "fast, and wrong"
     assert Row("memory", None, 3.5, 3, "GB").line() == "| memory |  | 3.5 GB |  | <= 3 GB | NOT met |  |"
+
+
+def test_marks_against_true_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_voc(tmp_path)
+    monkeypatch.setattr("sys.argv", ["marks", "--data", str(tmp_path), "--pictures", "3"])
+    marks.main()
+    found = capsys.readouterr().out
+    assert "| 3 pictures of val |" in found
+    assert re.search(r"\| \*\*`Box`\*\* \| (0\.9|1\.0)", found), found
+    assert found.count(" | 1.000 | 1.000 | 1.000 | 0 |") >= 2, "exact polygons"

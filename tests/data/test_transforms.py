@@ -238,3 +238,14 @@ def test_views_warn_of_nothing() -> None:
         warnings.simplefilter("error")
         for name in AUGMENTS:
             Augment(name)(*painted(), [0])
+
+
+def test_cameras_images_are_averaged() -> None:
+    """A fine pattern becomes its mean, not some of its pixels."""
+    fine = np.zeros((400, 600, 3), np.uint8)
+    fine[::2, ::2] = 255
+    image, _ = Preprocess(65).resize_pair(fine, np.zeros((400, 600), np.uint8))
+    assert abs(image.astype(int) - 64).max() <= 20
+    assert image.std() < 8
+    small, _ = Preprocess(201).resize_pair(fine, np.zeros((400, 600), np.uint8))
+    np.testing.assert_array_equal(small, cv2.resize(fine, (201, 201), interpolation=cv2.INTER_LINEAR))

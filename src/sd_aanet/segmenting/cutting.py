@@ -1,8 +1,8 @@
 """Objects cut out of pictures from a box around them, or from points on them and beside them.
 
 Both are OpenCV's GrabCut (Rother, Kolmogorov and Blake, "GrabCut", SIGGRAPH 2004) from a guess that the mark allows, on
-a picture at a bounded size whose noise is smoothed. What each step gave, on pictures of PASCAL VOC, is in
-docs/results.md.
+a picture at a bounded size whose noise is smoothed. `python -m benchmarks.marks` measures them; docs/results.md has
+what it found, and what was tried.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ corners of the box."""
 _DISC = 0.02
 """Of the longer side: the radius around a point that belongs to it."""
 _ROUNDS = 3
-_FOUND = (0.1, 0.98)
-"""Of a box, or of the picture with points: where less or more than this is found, that is no answer. Then
-it is the ellipse that fills the box, or what is nearer to the points."""
+_LEAST, _MOST = 0.1, 0.98
+"""Of a box, and of a picture with points: where less, or more, is found, that is no answer (of photographs' boxes,
+0.23 to 0.9 was found). Then it is the ellipse that fills the box, or what is nearer to the points."""
 _SMOOTHING = (9, 30, 9)
 """The bilateral filter's diameter, and its deviations of colour and of place."""
 
@@ -69,7 +69,7 @@ def cut_box(picture: Array8, box: tuple[int, int, int, int]) -> Array8:
     guess = _ellipse(inside.shape, (x0, y0, x1, y1), _GUESS) & inside
     core = _ellipse(inside.shape, (x0, y0, x1, y1), _CORE) & inside
     found = _cut(small, guess, core, ~inside)
-    if not _FOUND[0] < np.count_nonzero(found) / np.count_nonzero(inside) < _FOUND[1]:
+    if np.count_nonzero(found) < _LEAST * np.count_nonzero(inside):
         found = _ellipse(inside.shape, (x0, y0, x1, y1), 1) & inside
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[rows, columns] = _enlarged(found, near.shape[:2])
@@ -100,7 +100,7 @@ def cut_points(picture: Array8, positive: Sequence[Place], negative: Sequence[Pl
     beside &= ~core
     guess = (_nearer(picture, positive, negative, small.shape[:2]) & ~beside) | core
     found = _joined(_cut(small, guess, core, beside), core)
-    if not 1.2 * np.count_nonzero(core) < np.count_nonzero(found) < _FOUND[1] * found.size:
+    if not 1.2 * np.count_nonzero(core) < np.count_nonzero(found) < _MOST * found.size:
         found = _joined(guess, core)
     return _enlarged(found, picture.shape[:2])
 

@@ -25,7 +25,7 @@ from sd_aanet.images import Array8, Picture, called_by, read_image
 from sd_aanet.models.base import Method
 from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
-from sd_aanet.rules import check, whole
+from sd_aanet.rules import check, or_null, whole
 from sd_aanet.segmenting.marks import Mark, read_support
 from sd_aanet.segmenting.queries import pictures_of
 from sd_aanet.segmenting.result import Segmentation, labelled
@@ -169,7 +169,7 @@ class FewShotSegmenter:
         images: Iterable[Picture] | Iterable[tuple[Picture, Mark]],
         masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
-        batch: int = 4,
+        batch: int | None = None,
     ) -> None: ...
 
     @overload
@@ -178,7 +178,7 @@ class FewShotSegmenter:
         name: Iterable[tuple[Picture, Mark]],
         *,
         class_id: int | None = None,
-        batch: int = 4,
+        batch: int | None = None,
     ) -> None: ...
 
     @torch.inference_mode()
@@ -188,7 +188,7 @@ class FewShotSegmenter:
         images: Iterable[Picture] | Iterable[tuple[Picture, Mark]] | None = None,
         masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
-        batch: int = 4,
+        batch: int | None = None,
     ) -> None:
         """Take examples of a thing in place of those that it had; its side of the network is computed now, once.
 
@@ -197,7 +197,7 @@ class FewShotSegmenter:
             images: pictures, at least one; any number, whatever the shot in training. Without masks, pairs of both.
             masks: theirs, or what marks the thing in another way: a `Box`, `Points`, polygons, run lengths (`Mark`).
             class_id: the value in the masks that is the thing; None where only one can be meant (`foreground_of`).
-            batch: pictures that go through the backbone together.
+            batch: pictures that go through the backbone together; None for 4 on a GPU, and one by one on a CPU.
 
         Raises:
             DataError: no support; a file that is missing, unreadable or in colour; a mask of another size than its
@@ -218,7 +218,7 @@ class FewShotSegmenter:
         images: Iterable[Picture] | Iterable[tuple[Picture, Mark]],
         masks: Iterable[Mark] | None = None,
         class_id: int | None = None,
-        batch: int = 4,
+        batch: int | None = None,
     ) -> None:
         """Take further examples of a thing beside those that it has; see `remember`."""
         more = self._encoded(name, _pairs(images, masks), class_id, batch, len(self._things.get(name, ())))
@@ -243,13 +243,13 @@ class FewShotSegmenter:
         )
 
     @torch.inference_mode()
-    def reject(self, images: Iterable[Picture], masks: Iterable[Mark] | None = None, batch: int = 4) -> None:
+    def reject(self, images: Iterable[Picture], masks: Iterable[Mark] | None = None, batch: int | None = None) -> None:
         """Take pictures that show none of the things, in place of those that were taken before.
 
         Args:
             images: pictures.
             masks: where nothing of the kind is; None for all over them.
-            batch: pictures that go through the backbone together.
+            batch: pictures that go through the backbone together; None for 4 on a GPU, and one by one on a CPU.
 
         Raises:
             ConfigError: the method learns nothing from such pictures: only those that fit to their supports do.
@@ -287,14 +287,13 @@ class FewShotSegmenter:
         save_supports(Path(path), self._things, self._rejected, self.preprocess)
 
     @torch.inference_mode()
-    def load(self, path: str | Path, batch: int = 4) -> None:
+    def load(self, path: str | Path, batch: int | None = None) -> None:
         """Take what `save` wrote, in place of all that is remembered.
 
         Raises:
             DataError: the file is missing, or holds something else.
             ConfigError: it was made for another size of input.
         """
-        _check_batch(batch)
         things, rejected = load_supports(Path(path), self.preprocess, self._keys)
         if rejected:
             self._check_rejects()
@@ -331,20 +330,20 @@ class FewShotSegmenter:
         return next(self.segment_all([query]))
 
     def segment_all(
-        self, queries: Iterable[Picture] | str | Path, batch: int = 4, progress: bool = False
+        self, queries: Iterable[Picture] | str | Path, batch: int | None = None, progress: bool = False
     ) -> Iterator[Segmentation]:
         """Find what is remembered in each of many pictures, of any sizes; lazily, in order.
 
         Args:
             queries: pictures, frames of a video, a folder: read as they are needed.
-            batch: pictures that go through the network together.
+            batch: pictures that go through the network together; None for 4 on a GPU, and one by one on a CPU.
             progress: show a bar.
 
         Raises:
             DataError: (as it comes to it) a picture is missing or unreadable.
             ConfigError: nothing is remembered yet, or `batch` is no number of pictures.
         """
-        _check_batch(batch)
+        batch = self._batch(batch)
         if not self._things:
             raise ConfigError("no support is remembered, so what to segment is unknown: call remember(...) first")
         some = pictures_of([queries]) if isinstance(queries, str | Path) else queries
@@ -446,11 +445,11 @@ class FewShotSegmenter:
         name: str,
         pairs: Iterable[tuple[Picture, Mark]],
         class_id: int | None,
-        batch: int,
+        batch: int | None,
         before: int = 0,
     ) -> Supports:
         """Supports of a thing, read, checked and encoded."""
-        _check_batch(batch)
+        self._batch(batch)
         read, seen = [], []
         for i, (picture, marks) in enumerate(pairs, start=before + 1):  # of each only what the network takes is held
             support = f"support {i}" + (f" of '{name}'" if name else "")
@@ -471,15 +470,21 @@ class FewShotSegmenter:
     def _example(self, called: str, image: Array8, mask: Array8) -> Example:
         return Example(next(self._keys), called, *self.preprocess.resize_pair(image, mask))
 
-    def _encode(self, examples: Sequence[Example], batch: int, shots: int) -> None:
+    def _encode(self, examples: Sequence[Example], batch: int | None, shots: int) -> None:
         """Their side of the network; support sets will have at least so many shots."""
-        for start in range(0, len(examples), batch):
-            some = examples[start : start + batch]
+        step = self._batch(batch)
+        for start in range(0, len(examples), step):
+            some = examples[start : start + step]
             images = torch.stack([self.preprocess.normalise(one.image) for one in some])  # (B, 3, S, S)
             masks = torch.from_numpy(np.stack([one.mask for one in some])).long()  # (B, S, S)
             with autocast(self.precision, self.device):
                 names = [one.key for one in some]
                 self._comparer.add_supports(names, images.to(self.device), masks.to(self.device), shots=shots)
+
+    def _batch(self, batch: int | None) -> int:
+        """A CPU takes no less time for several pictures at once than for one after the other, and more memory."""
+        check({"batch": batch}, {"batch": or_null(whole(1, 4))})
+        return batch or (4 if self.device.type == "cuda" else 1)
 
     def _check_rejects(self) -> None:
         if not self.method.adapts:
@@ -526,10 +531,6 @@ def _pairs(
         if "zip()" not in str(error):
             raise
         raise ConfigError("there are not as many masks as images: give each image its mask") from None
-
-
-def _check_batch(batch: int) -> None:
-    check({"batch": batch}, {"batch": whole(1, 4)})
 
 
 def _check_visible(seen: Sequence[tuple[str, Sequence[Example], int, int]], cells: int) -> None:
