@@ -174,6 +174,8 @@ def example_pictures(folder: Path) -> None:
     for i, name in enumerate(("cat1", "cat2", "other")):
         drawn, values = picture(i, 120 + 40 * i, 300), mask(120 + 40 * i, 300, 255)
         drawn[values > 0] = drawn[values > 0] // 4 + np.array([180, 20, 0], np.uint8)
+        if name == "cat2":  # a camera's
+            drawn, values = (np.repeat(np.repeat(one, 5, 0), 5, 1) for one in (drawn, values))
         Image.fromarray(drawn).save(folder / f"{name}.jpg")
         Image.fromarray(values).save(folder / f"{name}_mask.png")
 

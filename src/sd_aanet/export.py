@@ -226,15 +226,16 @@ def _named(rows: Any) -> Named:
 def _about(method: Method, preprocess: Preprocess) -> dict[str, Any]:
     """What a stranger has to know, in words and numbers."""
     size = preprocess.size
+    between = "bilinearly between pixel centres"
+    how = f"{between}, or where that is less than a third on both sides, each pixel the mean of those that it covers"
     if preprocess.resize == "squash":
-        way = f"both sides to {size}, bilinearly between pixel centres"
-        back = "resize it to the picture's size, bilinearly between pixel centres"
+        way, back = f"both sides to {size}, {how}", f"resize it to the picture's size, {between}"
     else:
         way = (
-            f"the longer side to {size} and the other one in proportion, rounded, bilinearly between pixel centres; "
-            f"what is missing of {size} x {size} on the right or below is filled with RGB {preprocess.colour}"
+            f"the longer side to {size} and the other one in proportion, rounded, {how}; what is missing of {size} x "
+            f"{size} on the right or below is filled with RGB {preprocess.colour}"
         )
-        back = "cut off what was filled, and resize the rest to the picture's size, bilinearly between pixel centres"
+        back = f"cut off what was filled, and resize the rest to the picture's size, {between}"
     filled = "" if preprocess.resize == "squash" else "; what was filled there is 255"
     steps = {
         "images": f"RGB, {way}; divided by 255, minus mean, divided by std; channels first, float32",
