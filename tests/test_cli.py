@@ -15,7 +15,7 @@ from sd_aanet import cli, composition
 from sd_aanet.errors import ConfigError
 from sd_aanet.training.module import FewShotModule
 
-COMMANDS = ("train", "evaluate", "episodes", "predict", "label", "compare", "parity", "import-published")
+COMMANDS = ("train", "evaluate", "episodes", "predict", "label", "export", "compare", "parity", "import-published")
 
 
 @pytest.fixture(autouse=True)

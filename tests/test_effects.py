@@ -40,6 +40,7 @@ from sd_aanet.files import config_folder
         ("predict", "checkpoint=a.ckpt size=97 resize=squash model=prototype", "size resize model"),
         ("label", "checkpoint=a.ckpt size=97 resize=squash model=prototype", "size resize model"),
         ("predict", "checkpoint=null size=97 resize=squash model=prototype", ""),
+        ("export", "checkpoint=a.ckpt size=97 model=prototype", "size model"),
     ],
 )
 def test_what_has_no_effect(command: str, settings: str, expected: str) -> None:

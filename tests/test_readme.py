@@ -35,6 +35,7 @@ SMALLEST = {
     "check": ("min_object_pixels=100",),
     "predict": ("device=cpu",),
     "label": ("device=cpu",),
+    "export": ("size=65",),
 }
 """What is added to a command of the README, so that a test can wait for it."""
 FEWER = {"fold=0,1,2,3": "fold=0,1", "shot=1,5": "shot=1"}

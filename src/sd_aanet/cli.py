@@ -22,6 +22,7 @@ COMPOSED = {
     "episodes": ("sd_aanet.evaluation.episodes", "write the list of episodes of an evaluation"),
     "predict": ("sd_aanet.segmenting.predict", "find in pictures what some labelled pictures show"),
     "label": ("sd_aanet.segmenting.label", "propose masks to be corrected by hand, and learn from corrected ones"),
+    "export": ("sd_aanet.export", "write a model as graphs, for ONNX Runtime or torch.export"),
 }
 """Commands configured with Hydra: name -> module with `run(config)`, and what it does."""
 PLAIN = {

@@ -13,7 +13,7 @@ _FILLING = re.compile(r"recipe\.(?!(test_)?size$)|dataset\.benchmark\.|protocol\
 """Keys whose values count by filling other settings alone."""
 _OF_A_CHECKPOINT = {
     "evaluate": ("model", "backbone", "recipe"),
-    **dict.fromkeys(("predict", "label"), ("model", "backbone", "recipe", "size", "resize")),
+    **dict.fromkeys(("predict", "label", "export"), ("model", "backbone", "recipe", "size", "resize")),
 }
 """What a checkpoint brings along where it is not what a training starts from."""
 _OF_A_LIST = ("way", "shot", "episodes", "seeds", "order", "min_object_pixels", "short_classes")

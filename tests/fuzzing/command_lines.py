@@ -34,6 +34,7 @@ BASE = {
         *("checkpoint=null", "model=prototype", "backbone=resnet18", "size=33", "device=cpu"),
         *("support=[folder/images/train_000.jpg:folder/masks/train_000.png]", "images=folder/images/val_000.jpg"),
     ),
+    "export": ("checkpoint=null", "model=prototype", "backbone=resnet18", "size=33", "out=model.pt2"),
 }
 """Of each command what works, in a moment."""
 DOOM = {
@@ -43,6 +44,7 @@ DOOM = {
     "episodes": ("fold=9", "shot=99"),
     "predict": ("checkpoint=missing.ckpt", "query=missing.jpg", "class_id=77"),
     "label": ("checkpoint=missing.ckpt", "images=missing.jpg", "class_id=77"),
+    "export": ("checkpoint=missing.ckpt", "out=model.none"),
 }
 """What ends it at some point with one line, so that odd settings are read and no work begins."""
 LAST = {
@@ -50,6 +52,7 @@ LAST = {
     "check": "dataset.root=missing",
     "predict": "query=missing.jpg",
     "label": "images=missing.jpg",
+    "export": "out=model.none",
 }
 """Behind all others."""
 NOT_ALONE = ("strategy", "logger", "hydra", "num_nodes", "workers")
@@ -70,7 +73,7 @@ def names(command: str) -> tuple[str, ...]:
         configs = [
             compose(command, given)
             for given in ([], ["dataset=folder"])
-            if not given or command not in ("predict", "label")
+            if not given or command not in ("predict", "label", "export")
         ]
     keys = [key for config in configs for key, _ in flat(cast(Any, OmegaConf.to_container(config, resolve=False)))]
     above = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
@@ -178,5 +181,6 @@ KINDS = {
     "settings of episodes": (450, _of("episodes")),
     "settings of predict": (500, _of("predict")),
     "settings of label": (200, _of("label")),
+    "settings of export": (100, _of("export")),
     "words": (500, words),
 }

@@ -318,6 +318,20 @@ def test_it_can_be_chosen_and_has_nothing_to_train() -> None:
     assert not any(p.requires_grad for p in method.parameters())
 
 
+@pytest.mark.parametrize("cells", [1, 7, 40, 1000])
+def test_the_set_of_a_graph_is_the_set(cells: int) -> None:
+    """Also where there are more cells than are fitted to, an example without any, and one whose cells are few."""
+    method = probe(cells=cells)
+    images, masks = pictures(4)
+    masks[1] = 255
+    masks[2, 9:] = 255
+    features = method.image_features(images)
+    expected = method.support_set(method.encode_support(features, None, masks), 4)
+    found = method.graph_set(features, masks, 4)
+    np.testing.assert_allclose(found.weight.numpy(), expected.weight.numpy(), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(found.bias.numpy(), expected.bias.numpy(), rtol=1e-7, atol=1e-9)
+
+
 def test_of_many_examples_no_more_is_kept_than_a_fit_reads() -> None:
     images, masks = pictures(4)
     method = probe(cells=40)

@@ -253,7 +253,7 @@ class Backbone(nn.Module, ABC):
 
     def _fastest(self) -> Backbone:
         """This backbone, its batch norms folded where they stand still and no gradient is asked for."""
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_exporting():
             return self
         now = self.fingerprint()
         if self._folded is None or self._folded[0] != now:
@@ -261,8 +261,8 @@ class Backbone(nn.Module, ABC):
         return self._folded[1]
 
     def _parts(self, x: Tensor, positions: int) -> Sequence[Tensor]:
-        """N pictures in the parts that go through at once, where each picture is on its own."""
-        if x.device.type != "cpu" or self.training or torch.is_grad_enabled():
+        """N pictures in the parts that go through at once, where each picture is on its own; in a graph N is open."""
+        if x.device.type != "cpu" or self.training or torch.is_grad_enabled() or torch.compiler.is_exporting():
             return (x,)
         parts: tuple[Tensor, ...] = x.split(max(1, CPU_POSITIONS // max(positions, 1)))
         return parts

@@ -124,7 +124,7 @@ class DINOv2(ViT):
         tokens = [self.embeddings.cls_token + of_class]
         if self.registers:  # they have no position
             tokens.append(self.embeddings.register_tokens)
-        first = torch.cat(tokens, 1).expand(len(images), -1, -1)
+        first = torch.cat(tokens, 1).expand(images.shape[0], -1, -1)
         return torch.cat((first, patches + of_patches), 1), {}  # (N, 1 [+ 4] + h w, C)
 
     def positions(self, h: int, w: int) -> tuple[Tensor, Tensor]:

@@ -152,6 +152,24 @@ class FewShotMethod(nn.Module, ABC, Generic[F, M, Q, S, T, P]):
             size: (H, W) of the logits.
         """
 
+    def graph_set(self, supports: F, mask: Tensor, shots: int) -> T:
+        """`encode_support` and `support_set` without a loop over rows, for a graph in which their number is open.
+
+        Args:
+            supports: B * K examples, shots innermost; of a method that adapts K, of one support set.
+            mask: (BK, S, S) int64 of 0, 1 and 255.
+            shots: K.
+        """
+        return self.support_set(self.encode_support(supports, None, mask), shots)
+
+    def graph_pairs(self, queries: F, supports: F, mask: Tensor, shots: int) -> P | None:
+        """`masked_features` and `pair` without a loop over rows, of B queries with K examples each; see `graph_set`.
+
+        Raises:
+            ConfigError: the method has such a loop.
+        """
+        return None
+
     def presence(self, prediction: Prediction) -> Tensor:
         """How sure it is that queries show the class at all, of one-way predictions: (B,) float32 in [0, 1].
 

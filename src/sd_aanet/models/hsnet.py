@@ -131,6 +131,11 @@ class HSNet(FewShotMethod[Levels, Any, Levels, Supports, Shots, Maps]):
         ]
         return Maps(torch.cat(parts))
 
+    def graph_pairs(self, queries: Levels, supports: Levels, mask: Tensor, shots: int) -> Maps:
+        raise ConfigError(
+            "model=hsnet compares one pair after another, each on a grid of its own, which no graph can: choose another"
+        )
+
     def compare(self, queries: Levels, sets: Shots, pairs: Maps | None, size: tuple[int, int]) -> Prediction:
         """See `FewShotMethod.compare`; of several shots the votes, which have no gradient, so in training the mean."""
         assert pairs is not None

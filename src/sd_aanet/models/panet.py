@@ -93,7 +93,7 @@ class PANet(Mapped[Prototypes, Prototypes]):
 
     def compare(self, queries: Maps, sets: Prototypes, pairs: Any, size: tuple[int, int]) -> PANetPrediction:
         """See `FewShotMethod.compare`; the classes share a background, the mean of what each one's examples show."""
-        q, batch = queries.maps, len(queries)
+        q, batch = queries.maps, queries.maps.shape[0]
         both = sets.both.unflatten(0, (batch, -1))  # (B, N, 2, C)
         prototypes = torch.cat([both[:, :, 0].mean(1, keepdim=True), both[:, :, 1]], 1)  # (B, N + 1, C)
         logits = SCALE * cosines(q, prototypes)  # (B, N + 1, h, w)

@@ -15,7 +15,7 @@ from sd_aanet.backbones.base import Backbone
 from sd_aanet.episode import Prediction, Rows
 from sd_aanet.models.base import surest
 from sd_aanet.models.parts.features import Mapped, Maps
-from sd_aanet.models.parts.functional import resize, share_of
+from sd_aanet.models.parts.functional import looped, resize, share_of
 from sd_aanet.rules import SWITCH, check, number, or_null, texts, whole
 
 BIAS = 3.0
@@ -27,6 +27,10 @@ NEWTON_STEPS = 50
 """At most; about ten are enough."""
 CONJUGATE_STEPS = 500
 """At most, within a Newton step; about ten are enough."""
+HALVINGS = 20
+"""At most, of a Newton step that gains nothing; full steps are the rule."""
+Search = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The state of a loop of the fit."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Probe(Mapped[Cells, Classifiers]):
         self.cells = cells
 
     def encode_support(self, features: Maps, masked: Any, mask: Tensor) -> Cells:
-        shares = torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)  # (N, 2, h, w)
+        shares = _shares(features, mask)  # (N, 2, h, w)
         counted = shares.sum(1) > 0  # (N, h, w)
         rows = zip(features.maps.permute(0, 2, 3, 1), shares.permute(0, 2, 3, 1), counted, strict=True)
         cells = [(feature[inside], share[inside]) for feature, share, inside in rows]  # (n, C), (n, 2) each
@@ -121,6 +125,18 @@ class Probe(Mapped[Cells, Classifiers]):
             weights.append(weight)
             biases.append(bias)
         return Classifiers(torch.stack(weights), torch.stack(biases))  # (B, C), (B,)
+
+    def graph_set(self, supports: Maps, mask: Tensor, shots: int) -> Classifiers:
+        """See `FewShotMethod.graph_set`; cells that the fit leaves out weigh nothing."""
+        shares = _shares(supports, mask).permute(0, 2, 3, 1).flatten(1, 2)  # (K, hw, 2)
+        counted = shares.sum(2) > 0  # (K, hw)
+        count = counted.sum(1, keepdim=True)  # (K, 1)
+        shown = (count > 0).sum().clamp(min=1)
+        taken = counted & _is_every(counted.cumsum(1) - 1, count, torch.full_like(shown, self.cells) // shown)
+        cells = supports.maps.permute(0, 2, 3, 1).flatten(0, 2).to(shares.dtype)  # (n, C)
+        x = torch.cat([cells, torch.full_like(cells[:, :1], BIAS)], 1)  # (n, C + 1)
+        weight, bias = self._solve(x, (shares * taken[:, :, None]).flatten(0, 1), shown)
+        return Classifiers(weight[None], bias[None])
 
     def compare(self, queries: Maps, sets: Classifiers, pairs: Any, size: tuple[int, int]) -> Prediction:
         """See `FewShotMethod.compare`; the logits are 0 and z, whose softmax is the probability."""
@@ -158,11 +174,15 @@ class Probe(Mapped[Cells, Classifiers]):
             shares = torch.cat([share[rows] for share, rows in zip(shots.shares, taken, strict=True)])  # (n, 2)
             x = shares.new_full((len(shares), shots.features[0].shape[1] + 1), BIAS)  # (n, C + 1)
             torch.cat([f[rows].to(x.dtype) for f, rows in zip(shots.features, taken, strict=True)], out=x[:, :-1])
-            mean, deviation = _standardise(x[:, :-1], shares.sum(1))  # (C,) each
-            positive, negative = self._weighted(shares)  # (n,) each
-            solution = fit_logistic(x, positive, negative, self.l2 / shown)  # (C + 1,)
-            weight = solution[:-1] / deviation  # (C,)
-            return weight, BIAS * solution[-1] - weight @ mean
+            return self._solve(x, shares, shown)
+
+    def _solve(self, x: Tensor, shares: Tensor, shown: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The same, of cells (n, C + 1), the last column `BIAS`, which change in place, and their shares (n, 2)."""
+        mean, deviation = _standardise(x[:, :-1], shares.sum(1))  # (C,) each
+        positive, negative = self._weighted(shares)  # (n,) each
+        solution = fit_logistic(x, positive, negative, self.l2 / shown)  # (C + 1,)
+        weight = solution[:-1] / deviation  # (C,)
+        return weight, BIAS * solution[-1] - weight @ mean
 
     def _weighted(self, shares: Tensor) -> tuple[Tensor, Tensor]:
         """What each cell weighs as the object and as everything else, (n,) each; all of it together is 1."""
@@ -174,7 +194,7 @@ class Probe(Mapped[Cells, Classifiers]):
         return positive / total, negative / total
 
 
-def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float) -> Tensor:
+def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float | Tensor) -> Tensor:
     """Logistic regression, the w that minimises sum(positive log(1 + e^-xw) + negative log(1 + e^xw)) + l2 / 2 |w|^2.
 
     Newton's method, its steps by conjugate gradients and only as exact as the progress asks for. The cells enter as
@@ -188,62 +208,88 @@ def fit_logistic(x: Tensor, positive: Tensor, negative: Tensor, l2: float) -> Te
     Returns:
         (D,).
     """
-    w, z = x.new_zeros(x.shape[1]), x.new_zeros(len(x))
-    weight = positive + negative
-    value = _objective(w, z, positive, negative, l2)
-    first = rounding = 0.0
-    for step in range(NEWTON_STEPS):
-        p = z.sigmoid()  # (n,)
-        gradient = x.T @ (weight * p - positive) + l2 * w  # (D,)
-        norm = float(gradient.norm())
-        if step == 0:
-            first, rounding = norm, 4 * torch.finfo(x.dtype).eps
-        if norm <= TOLERANCE * first:
-            break
-        exact = min(0.25, (norm / first) ** 0.5) * norm
+    weight, rounding = positive + negative, 4 * torch.finfo(x.dtype).eps
+
+    def slope(w: Tensor, z: Tensor) -> Tensor:
+        gradient: Tensor = (weight * z.sigmoid() - positive) @ x + l2 * w  # (D,)
+        return gradient
+
+    w, z = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[0])
+    gradient = slope(w, z)
+    first: Tensor = gradient.norm()
+
+    def goes_on(w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Tensor:
+        steep: Tensor = gradient.norm() > TOLERANCE * first
+        return gains & steep
+
+    def newton(w: Tensor, z: Tensor, value: Tensor, gradient: Tensor, gains: Tensor) -> Search:
+        p, norm = z.sigmoid(), gradient.norm()  # (n,)
+        exact = (norm / first).sqrt().clamp(max=0.25) * norm
         s, xs = _newton_step(x, weight * p * (1 - p), gradient, l2, exact)
-        gain, length = float(gradient @ s), 1.0
-        while True:  # halve the step until it gains something; full steps are the rule
-            new_w, new_z = w - length * s, z - length * xs
-            new_value = _objective(new_w, new_z, positive, negative, l2)
-            if new_value <= value - 1e-4 * length * gain + rounding * abs(value) or length < 1e-6:
-                break
-            length /= 2
-        w, z, value = new_w, new_z, new_value
-        if gain <= rounding * abs(value):  # nothing that this dtype can tell is left to gain
-            break
-    return w
+        gain = gradient @ s
+
+        def value_at(length: Tensor) -> Tensor:
+            return _objective(w - length * s, z - length * xs, positive, negative, l2)
+
+        def too_long(length: Tensor, found: Tensor) -> Tensor:
+            return ~(found <= value - 1e-4 * length * gain + rounding * value.abs())
+
+        def halved(length: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+            return length / 2, value_at(length / 2)
+
+        whole = torch.ones_like(value)
+        length, value = looped(too_long, halved, (whole, value_at(whole)), HALVINGS)
+        w, z = w - length * s, z - length * xs
+        return w, z, value, slope(w, z), gain > rounding * value.abs()  # or this dtype can tell no more
+
+    value = _objective(w, z, positive, negative, l2)
+    return looped(goes_on, newton, (w, z, value, gradient, first >= 0), NEWTON_STEPS)[0]
 
 
-def _newton_step(x: Tensor, curvature: Tensor, gradient: Tensor, l2: float, exact: float) -> tuple[Tensor, Tensor]:
+def _newton_step(
+    x: Tensor, curvature: Tensor, gradient: Tensor, l2: float | Tensor, exact: Tensor
+) -> tuple[Tensor, Tensor]:
     """Solve for s: (x^T curvature x + l2) s = gradient, but for a norm of `exact`; s and x s: (D,), (n,)."""
-    s, xs = torch.zeros_like(gradient), torch.zeros_like(curvature)
-    left = gradient.clone()
-    direction = left.clone()
-    square = left @ left
-    for _ in range(CONJUGATE_STEPS):
+    enough = exact.square()
+
+    def goes_on(s: Tensor, xs: Tensor, left: Tensor, direction: Tensor, square: Tensor) -> Tensor:
+        return square > enough
+
+    def conjugate(s: Tensor, xs: Tensor, left: Tensor, direction: Tensor, square: Tensor) -> Search:
         xd = x @ direction  # (n,)
-        product = x.T @ (curvature * xd) + l2 * direction  # (D,)
+        product = (curvature * xd) @ x + l2 * direction  # (D,)
         length = square / (direction @ product)
-        s += length * direction
-        xs += length * xd
-        left -= length * product
+        left = left - length * product
         new_square = left @ left
-        if float(new_square) <= exact**2:
-            break
-        direction = left + new_square / square * direction
-        square = new_square
+        further = left + new_square / square * direction
+        return s + length * direction, xs + length * xd, left, further, new_square
+
+    nothing = torch.zeros_like(gradient), torch.zeros_like(curvature)
+    state = (*nothing, gradient.clone(), gradient.clone(), gradient @ gradient)
+    s, xs, *_ = looped(goes_on, conjugate, state, CONJUGATE_STEPS)
     return s, xs
 
 
-def _objective(w: Tensor, z: Tensor, positive: Tensor, negative: Tensor, l2: float) -> float:
-    return float(positive @ F.softplus(-z) + negative @ F.softplus(z) + l2 / 2 * (w @ w))
+def _objective(w: Tensor, z: Tensor, positive: Tensor, negative: Tensor, l2: float | Tensor) -> Tensor:
+    return positive @ F.softplus(-z) + negative @ F.softplus(z) + l2 / 2 * (w @ w)
 
 
 def _every(count: int, at_most: int, device: torch.device) -> Tensor | slice:
     """Places of `at_most` things, or of all, at an even stride; always at least one."""
     at_most = max(1, at_most)
     return slice(None) if count <= at_most else torch.arange(at_most, device=device) * count // at_most
+
+
+def _is_every(place: Tensor, count: Tensor, at_most: Tensor) -> Tensor:
+    """Whether each place from 0 to `count` is one of those of `_every`: place = count * i // at_most for an i."""
+    at_most = at_most.clamp(min=1)
+    i = (place * at_most + count - 1) // count.clamp(min=1)  # the only one that it can be
+    return (count <= at_most) | (count * i // at_most == place)
+
+
+def _shares(features: Maps, mask: Tensor) -> Tensor:
+    """How much of each cell is the object and how much is something else: (N, 2, h, w)."""
+    return torch.cat([share_of(mask, value, features.maps) for value in (1, 0)], 1)
 
 
 def _standardise(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -458,14 +458,8 @@ class FewShotSegmenter:
             parts = [self._example(called, *part) for part in self.tiles.pairs(image, mask)]
             showing = [part for part in parts if (part.mask == 1).any()] or parts[:1]
             read.append(tuple(parts if self.method.adapts else showing))
-            seen.append(
-                (
-                    support if called == support else f"{support} ({called})",
-                    showing,
-                    int(np.count_nonzero(mask == 1)),
-                    mask.size,
-                )
-            )
+            told = support if called == support else f"{support} ({called})"
+            seen.append((told, showing, int(np.count_nonzero(mask == 1)), mask.size))
         if not read:
             raise DataError("the list of supports is empty: give at least one pair of a picture and its mask")
         finest = self.method.backbone.outputs[self.method.finest]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_aanet.models.parts.prior import foreground_columns, prior_mask, sought
+from sd_aanet.models.parts.prior import foreground_columns, prior_mask, prior_masks, sought
 
 Array = NDArray[np.float64]
 sides = st.integers(2, 6)
@@ -46,10 +46,14 @@ def test_the_prior_mask(batch: int, shot: int, height: int, width: int, seed: in
     query = rng.normal(size=(batch, 5, height, width))
     support = rng.normal(size=(batch, shot, 5, height, width))
     mask = rng.uniform(size=(batch, shot, 1, height, width)) * (rng.uniform(size=(batch, shot, 1, height, width)) > 0.4)
-    ours = of_episodes(*(torch.from_numpy(x) for x in (query, support, mask))).numpy()
-    np.testing.assert_allclose(ours, prior_by_loops(query, support, mask), rtol=1e-9, atol=1e-9)
-    assert ours.min() >= 0
-    assert ours.max() <= 1
+    tensors = [torch.from_numpy(x) for x in (query, support, mask)]
+    expected = prior_by_loops(query, support, mask)
+    np.testing.assert_allclose(of_episodes(*tensors).numpy(), expected, rtol=1e-9, atol=1e-9)
+    pairs = tensors[0].repeat_interleave(shot, 0), *(x.flatten(0, 1) for x in tensors[1:])
+    whole = prior_masks(*pairs).unflatten(0, (batch, shot)).mean(1, keepdim=True)
+    np.testing.assert_allclose(whole.numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert whole.min() >= 0
+    assert whole.max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

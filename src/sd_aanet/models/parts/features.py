@@ -123,16 +123,19 @@ class MidHigh(FewShotMethod[Mid, High, Q, S, T, P], Generic[Q, S, T, P]):
 
     def masked_features(self, features: Mid, mask: Tensor | None) -> High | None:
         """See `FewShotMethod.masked_features`; made from the masked output before, where the backbone can (PFENet)."""
-        if self.high is None:
-            return None
+        return None if self.high is None else High(self._high_maps(features, mask).unbind())  # (C', h', w') each
+
+    def _high_maps(self, features: Mid, mask: Tensor | None) -> Tensor:
+        """The high features of N images, (N, C', h', w')."""
+        assert self.high is not None
         if features.high is not None:
-            return High(features.high.unbind())
+            return features.high
         with self.backbone.no_gradient():
-            parts = dict(zip(self.mid, features.mid.split(self._channels, 1), strict=True))
+            parts: dict[str, Tensor] = dict(zip(self.mid, features.mid.split(self._channels, 1), strict=True))
             if self._resumed is None:
-                return High(parts[self.high].unbind())
+                return parts[self.high]
             before = parts[self._resumed]  # (N, C, h, w)
             if mask is not None:
                 grid = (before.shape[-2], before.shape[-1])
                 before = before * resize((mask == 1)[:, None].to(before.dtype), grid)
-            return High(self.backbone.resume(self._resumed, before, [self.high])[self.high].unbind())  # (C', h, w) each
+            return self.backbone.resume(self._resumed, before, [self.high])[self.high]

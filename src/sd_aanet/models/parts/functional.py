@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._higher_order_ops import while_loop
 
 from sd_aanet.episode import IGNORE
+
+State = TypeVar("State", bound=tuple[Tensor, ...])
 
 POOL_EPS = 0.0005
 """Added to a mask's area before dividing by it (PFENet, and so the published SD-AANet)."""
@@ -52,6 +58,29 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     """Mean over the pixels that are not 255, of logits (B, C, H, W); 0, not NaN, where every pixel is."""
     counted = (mask != IGNORE).sum().clamp(min=1)
     return F.cross_entropy(logits.to(wide(logits)), mask, ignore_index=IGNORE, reduction="sum") / counted
+
+
+def looped(goes_on: Callable[..., Tensor], step: Callable[..., State], state: State, most: int) -> State:
+    """`while goes_on(*state): state = step(*state)`, at most so many times; also within a graph that is exported.
+
+    Args:
+        goes_on: gives a single boolean.
+        step: gives new tensors of the same shapes; it changes none.
+        state: tensors.
+        most: steps.
+    """
+    if torch.compiler.is_exporting():
+        _, *last = while_loop(
+            lambda count, *state: (count < most) & goes_on(*state),
+            lambda count, *state: (count + 1, *step(*state)),
+            (torch.zeros((), dtype=torch.int64), *state),
+        )
+        return cast(State, tuple(last))
+    for _ in range(most):
+        if not goes_on(*state):
+            break
+        state = step(*state)
+    return state
 
 
 def wide(x: Tensor) -> torch.dtype:

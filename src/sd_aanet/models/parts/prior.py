@@ -69,6 +69,24 @@ def foreground_columns(supports: Iterable[Tensor], mask: Tensor) -> tuple[Column
     return tuple(columns)
 
 
+def prior_masks(queries: Tensor, supports: Tensor, mask: Tensor) -> Tensor:
+    """`prior_mask` of N pairs with all columns, foreground or not: more products, but no number depends on a mask.
+
+    Args:
+        queries, supports: (N, C, h, w), high features.
+        mask: (N, 1, h, w) in [0, 1], see `foreground_columns`.
+
+    Returns:
+        (N, h, w) in [0, 1].
+    """
+    q, s = queries.to(wide(queries)).flatten(2), (supports * mask).to(wide(queries)).flatten(2)  # (N, C, hw)
+    norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None]  # (N, hw, hw)
+    best = (s.transpose(1, 2) @ q / (norms + EPS)).amax(1)  # (N, hw)
+    low, high = best.amin(1, keepdim=True), best.amax(1, keepdim=True)
+    prior: Tensor = ((best - low) / (high - low + EPS)).unflatten(1, queries.shape[2:])
+    return prior
+
+
 def prior_mask(query: Sought, support: Columns) -> Tensor:
     """Cosine similarity of each query position with its most similar support position, min-max normalised.
 

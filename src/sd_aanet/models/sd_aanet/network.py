@@ -19,7 +19,7 @@ from sd_aanet.errors import ConfigError
 from sd_aanet.models.parts.decoder import Decoder
 from sd_aanet.models.parts.features import High, Mid, MidHigh
 from sd_aanet.models.parts.functional import masked_average_pool, resize, share_of
-from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, prior_mask, sought
+from sd_aanet.models.parts.prior import Columns, Sought, foreground_columns, prior_mask, prior_masks, sought
 from sd_aanet.models.sd_aanet.losses import TEACHERS, SDAANetLoss
 from sd_aanet.models.sd_aanet.saam import SAAM
 from sd_aanet.models.sd_aanet.sdpm import SDPM, VARIANTS
@@ -189,6 +189,13 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
             both = zip((queries.high[row] for row in rows), supports.columns, strict=True)
             return Priors(torch.stack([prior_mask(query, columns) for query, columns in both]))  # (N, h, w)
 
+    def graph_pairs(self, queries: Mid, supports: Mid, mask: Tensor, shots: int) -> Priors | None:
+        if self.high is None:
+            return None
+        q, s = self._high_maps(queries, None), self._high_maps(supports, mask)  # (B, C, h, w), (BK, C, h, w)
+        each = q[:, None].expand(-1, shots, -1, -1, -1).flatten(0, 1)  # (BK, C, h, w)
+        return Priors(prior_masks(each, s, share_of(mask, 1, s)))
+
     def compare(
         self, queries: Queries, sets: Supports, pairs: Priors | None, size: tuple[int, int]
     ) -> SDAANetPrediction:
@@ -196,7 +203,7 @@ class SDAANet(MidHigh[Queries, Supports, Supports, Priors]):
         q, p = queries.features, sets.prototypes  # (B, C, h, w), (BN, K, C)
         maps: dict[str, Tensor] = {}
         if pairs is not None:
-            maps["prior"] = self._side_by_side(pairs.masks.unflatten(0, (len(p), -1)).mean(1))  # (B, N, h, w)
+            maps["prior"] = self._side_by_side(pairs.masks.unflatten(0, (p.shape[0], -1)).mean(1))  # (B, N, h, w)
         support_logits = None
         if self.saam is not None:
             assert queries.affinity is not None
