@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sd_aanet.backbones import build_backbone
+from sd_aanet.backbones import build_backbone, efficientnet
 from sd_aanet.backbones.base import Backbone, folded
 from sd_aanet.backbones.efficientnet import EfficientNetLite, same_padding
 from sd_aanet.backbones.weights import PACKAGE, PACKAGES, load_backbone_weights, safe_load
@@ -255,3 +255,19 @@ def test_a_package_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
 def test_another_output_stride_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^output_stride=4, expected 8, 16 or 32: choose one$"):
         EfficientNetLite(0, 4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("size", [33, 97])
+def test_what_is_clipped_within_a_convolution_is_what_is_clipped_behind_it(
+    half: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = build_backbone("efficientnet_lite2").eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    found = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        for fuses in (efficientnet._fuses, lambda x: False):
+            monkeypatch.setattr(efficientnet, "_fuses", fuses)
+            found.append(backbone(images, tuple(backbone.outputs)))
+    for name in backbone.outputs:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-5, atol=1e-5)

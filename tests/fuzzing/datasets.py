@@ -47,7 +47,7 @@ TARGETS = {
 
 
 def make(valid: Path) -> None:
-    make_folder(valid / "folder", images=1)
+    make_folder(valid / "folder", images=3)
     (valid / "folder/folds.yaml").write_text("first: [cat]\nsecond: [dog, cup]\n")
     make_json(valid / "json", images=1)
     for part in ("train", "valid"):
@@ -218,13 +218,12 @@ def lists(input: Input) -> None:
 
 def episodes(input: Input) -> None:
     """Lists of episodes, by what evaluates them."""
-    classes = ("dog", 3, "cup")
+    shown = {"dog": ("val_001", "val_005", "val_009"), 3: ("val_002", "val_006", "val_010")}
     entries: list[Any] = [
-        {"class": c, "query": f"val_00{n}", "supports": [f"val_00{(n + 1) % 4}", f"val_00{(n + 2) % 4}"]}
-        for n, c in enumerate(classes)
+        {"class": name, "query": query, "supports": supports} for name, (query, *supports) in shown.items()
     ]
     if input.often(0.2):
-        entries = [{"class": ["cat", "dog"], "query": "val_000", "supports": [["val_001"], ["val_002"]]}]
+        entries = [{"class": ["cat", "dog"], "query": "val_000", "supports": [["val_004"], ["val_001"]]}]
     about = {"format": "sd_aanet episodes 1", "dataset": "folder", "fold": 1, "shot": 2, "seed": 0, "order": "classes"}
     text = input.json({**about, "episodes": entries}).encode()
     path = Path("list.json")
