@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import marks, reference
+from benchmarks.refiner import folded, part_of, with_norms
 from benchmarks.rows import _waited, evaluation
 from benchmarks.timing import HEAD, Row, of_pairs
 from benchmarks.workload import Workload
@@ -103,3 +104,30 @@ def test_marks_against_true_masks(
     assert "| 3 pictures of val |" in found
     assert re.search(r"\| \*\*`Box`\*\* \| (0\.9|1\.0)", found), found
     assert found.count(" | 1.000 | 1.000 | 1.000 | 0 |") >= 2, "exact polygons"
+
+
+def test_a_trained_refiner_is_the_one_that_is_used() -> None:
+    """Batch norms, folded into the convolutions, give what they gave."""
+    torch.manual_seed(0)
+    trained, used = with_norms(Refiner(5, 4, 3, (8, 6, 4))), Refiner(5, 4, 3, (8, 6, 4))
+    maps = (torch.randn(3, 5, 9, 9), torch.randn(3, 4, 17, 17), torch.randn(3, 3, 33, 33))
+    z = torch.randn(3, 1, 9, 9)
+    for _ in range(20):
+        trained(z, *maps)  # in train mode, where the norms learn their statistics
+    used.load_state_dict({name: value.float() for name, value in folded(trained.eval()).items()})
+    with torch.no_grad():
+        for ours, expected in zip(used.levels(z, *maps), trained.levels(z, *maps), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0.02, atol=0.02)  # saved in half precision
+
+
+@pytest.mark.parametrize(("side", "rows", "columns"), [("u", 3, 8), ("d", 3, 8), ("l", 6, 4), ("r", 6, 4)])
+def test_a_part_of_an_object_is_cut_off_by_a_line(side: str, rows: int, columns: int) -> None:
+    mask = torch.zeros(12, 12, dtype=torch.uint8)
+    mask[2:8, 3:11] = 1
+    mask[0] = 255
+    part = part_of(mask, side, 0.5)
+    inside = (part == 1).nonzero()
+    assert (inside.max(0).values - inside.min(0).values + 1).tolist() == [rows, columns]
+    first = inside.min(0).values.tolist()
+    assert first == {"u": [2, 3], "d": [5, 3], "l": [2, 3], "r": [2, 7]}[side]
+    assert (part[0] == 255).all()
