@@ -17,6 +17,7 @@ from benchmarks.workload import Workload
 
 from data.fake_voc import make_voc
 from networks import CountingResNet, inputs, losses, made, predict, small
+from sd_aanet.models.parts.refiner import Refiner
 
 
 @pytest.mark.parametrize("shot", [1, 3])
