@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from examples import mask, picture, refused
@@ -436,3 +437,25 @@ def test_pictures_and_masks_that_cannot_be_read(tmp_path: Path) -> None:
         read_image(np.zeros((8, 8, 3)), "query")  # type: ignore[arg-type]
     with refused(DataError, "support 2", "(60, 90, 3)"):
         read_support(good, good, name="support 2")
+
+
+def test_tensors_are_pictures_and_masks() -> None:
+    array = picture(0)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for same in (tensor, tensor.float() / 255, tensor.double() / 255):
+        np.testing.assert_array_equal(read_image(same), array)
+    for wrong in (
+        tensor.float(),
+        tensor.long(),
+        tensor[:2],
+        tensor[0],
+        torch.zeros(3, 0, 4),
+        torch.full((3, 4, 4), torch.nan),
+    ):
+        with refused(DataError, "the image is a tensor", "expected"):
+            read_image(wrong)
+    marked = torch.from_numpy(mask(60, 90))
+    for values in (marked, marked[None], marked.bool(), marked.long()):
+        np.testing.assert_array_equal(read_support(tensor, values)[1], mask(60, 90))
+    with refused(DataError, "float32"):
+        read_support(tensor, marked.float())

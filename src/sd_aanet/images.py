@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, uint8
 
 from sd_aanet.errors import ConfigError, DataError, SDAANetError
 
 Array8 = NDArray[np.uint8]
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
-"""A file, a Pillow image, or an array: uint8 (H, W, 3) RGB or (H, W) grey."""
-Mask = str | os.PathLike[str] | Image.Image | NDArray[np.integer] | NDArray[np.bool_]
-"""A file, a Pillow image, or an array (H, W) of class indices or booleans; see `supports.foreground_of`."""
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
+"""A file, a Pillow image, an array: uint8 (H, W, 3) RGB or (H, W) grey, or a tensor: (3, H, W) RGB, uint8 or float in
+[0, 1]."""
+Mask = str | os.PathLike[str] | Image.Image | NDArray[np.integer] | NDArray[np.bool_] | Tensor
+"""A file, a Pillow image, or an array or a tensor (H, W) of class indices or booleans; see `supports.foreground_of`."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder."""
 _FIRST_ON_ITS_SIDE = 5
@@ -64,6 +66,8 @@ def read_image(source: Picture, name: str = "the image", upright: bool = True) -
         DataError: the file is missing, truncated, no image, too large (see `most_pixels`), or has more than 16 bits a
             channel, which have no defined range; or the array is not uint8 (H, W), (H, W, 3) or (H, W, 4), or empty.
     """
+    if isinstance(source, Tensor):
+        source = _of_tensor(source, name)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
             raise DataError(f"{name} is an array {source.dtype} {source.shape}: expected uint8 (H, W, 3), RGB")
@@ -107,6 +111,9 @@ def read_values(mask: Mask, name: str = "the mask") -> NDArray[np.integer] | NDA
     Raises:
         DataError: as `read_label`, but for 16 bits; or the array is not of integers or booleans (H, W), or empty.
     """
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu().numpy()
+        mask = mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
     if isinstance(mask, np.ndarray):
         if mask.ndim != 2 or mask.dtype.kind not in "biu":
             raise DataError(f"{name} is an array {mask.dtype} {mask.shape}: expected integers or booleans (H, W)")
@@ -169,6 +176,21 @@ def check_same_size(
             f"same width and height: export the mask again at the image's size{turned}",
             defect="size",
         )
+
+
+def _of_tensor(picture: Tensor, name: str) -> Array8:
+    """A tensor (3, H, W), as torchvision makes them, as uint8 (H, W, 3)."""
+    values = picture.detach().cpu()
+    fits = values.ndim == 3 and values.shape[0] == 3
+    if fits and values.is_floating_point() and values.numel() and values.min() >= 0 and values.max() <= 1:
+        values = (values.float() * 255).round().to(dtype=uint8)
+    if not (fits and values.dtype == uint8):
+        span = f" from {float(values.min()):g} to {float(values.max()):g}" if values.numel() else ""
+        raise DataError(
+            f"{name} is a tensor {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}{span}: expected "
+            "(3, H, W) RGB, uint8 or float in [0, 1]"
+        )
+    return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
 
 
 def _indices(file: Image.Image, name: str, modes: Sequence[str]) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from sd_aanet.data.sources.coco_json import read_segmentation
 from sd_aanet.data.sources.run_lengths import paint, unpack
@@ -95,7 +96,7 @@ def mask_of(
         DataError: the mark is of no known kind, malformed, outside of the picture, of another size, or shows nothing.
     """
     height, width = picture.shape[:2]
-    if isinstance(mark, str | os.PathLike | Image.Image | np.ndarray):
+    if isinstance(mark, str | os.PathLike | Image.Image | np.ndarray | Tensor):
         called = called_by(mark, "mask", f"the mask of {name}")
         values = read_values(mark, called)
         check_same_size(source, (height, width), mark, values.shape, name)
