@@ -33,8 +33,8 @@ SMALLEST = {
     "evaluate": ("strategy=cpu", "min_object_pixels=100", "seeds=2", "episodes=6", "batch_size=4"),
     "episodes": ("min_object_pixels=100", "episodes=6"),
     "check": ("min_object_pixels=100",),
-    "predict": ("device=cpu",),
-    "label": ("device=cpu",),
+    "predict": ("device=cpu", "size=97"),
+    "label": ("device=cpu", "size=97"),
     "export": ("size=65",),
 }
 """What is added to a command of the README, so that a test can wait for it."""
