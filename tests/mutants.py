@@ -31,7 +31,8 @@ TESTS = {
     "evaluation": ("tests/evaluation", "tests/test_evaluate.py"),
     "data/episodes.py": ("tests/data/test_episodes.py", "tests/data/test_several_classes.py"),
     "data/transforms.py": ("tests/data/test_transforms.py",),
-    "segmenting/segmenter.py": ("tests/segmenting/test_segmenter.py",),
+    "segmenting/segmenter.py": ("tests/segmenting/test_segmenter.py", "tests/segmenting/test_things.py"),
+    "segmenting/memory.py": ("tests/segmenting/test_segmenter.py", "tests/segmenting/test_things.py"),
 }
 """Of the package: what is changed -> the tests that have to notice."""
 PRELOADED = (

@@ -101,7 +101,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[list[int], list
 
     def of_last() -> tuple[list[int], list[int]]:
         last = seen[-1]
-        return [len(last._things[name]) for name in last.names], [len(last._rejected)]
+        return [len(last._memory.things[name]) for name in last.names], [len(last._memory.rejected)]
 
     return of_last
 

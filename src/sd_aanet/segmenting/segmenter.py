@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Self, overload
 
@@ -20,13 +20,12 @@ from sd_aanet.checkpoint import load_trained
 from sd_aanet.comparing import Comparer
 from sd_aanet.data.transforms import Preprocess
 from sd_aanet.episode import IGNORE, Prediction
-from sd_aanet.errors import ConfigError, DataError, PredictionError
-from sd_aanet.images import Array8, Picture, called_by, read_image
+from sd_aanet.errors import ConfigError, PredictionError
+from sd_aanet.images import Array8, Picture, read_image
 from sd_aanet.models.base import Method
-from sd_aanet.models.parts.functional import resize
 from sd_aanet.precision import autocast, resolve_precision
-from sd_aanet.rules import check, or_null, whole
-from sd_aanet.segmenting.marks import Mark, read_support
+from sd_aanet.segmenting.marks import Mark
+from sd_aanet.segmenting.memory import Memory, pairs_of
 from sd_aanet.segmenting.queries import pictures_of
 from sd_aanet.segmenting.result import Segmentation, labelled
 from sd_aanet.segmenting.store import Example, Supports, load_supports, save_supports
@@ -35,12 +34,8 @@ from sd_aanet.segmenting.tiles import Tiles
 logger = logging.getLogger(__name__)
 THING = "object"
 """What a support set without a name is called."""
-SMALL = 16
-"""Cells of the finest features; a line says what to do where an object covers fewer and under 2 % of its picture."""
 MOST_LEFT_OUT = 8
 """Of many supports so many say how sure the others are of them."""
-MOST_THINGS = 254
-"""So many labels fit in a byte beside nothing and 255."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +107,8 @@ class FewShotSegmenter:
         self.preprocess = preprocess
         self.tiles = Tiles(tile)
         self._comparer = Comparer(self.method)
-        self._keys = count()
-        self._things: dict[str, Supports] = {}
+        self._memory = Memory(self._comparer, preprocess, self.tiles, self.device, self.precision)
         self._thresholds: dict[tuple[int, ...], float] = {}
-        self._rejected: tuple[Example, ...] = ()
 
     @classmethod
     def from_checkpoint(
@@ -160,7 +153,7 @@ class FewShotSegmenter:
     @property
     def names(self) -> tuple[str, ...]:
         """The things that are remembered, in order."""
-        return tuple(self._things)
+        return tuple(self._memory.things)
 
     @overload
     def remember(
@@ -206,10 +199,10 @@ class FewShotSegmenter:
             ConfigError: images without masks, as many of one as of the other, or too many things.
         """
         if isinstance(name, str):
-            self._keep({**self._things, name: self._encoded(name, _pairs(images, masks), class_id, batch)})
+            supports = self._memory.read(name, pairs_of(images, masks), class_id, batch)
+            self._keep({**self._memory.things, name: supports}, self._memory.rejected)
         else:
-            self._keep({THING: self._encoded("", name, class_id, batch)})
-            self._rejected = ()
+            self._keep({THING: self._memory.read("", name, class_id, batch)}, ())
 
     @torch.inference_mode()
     def add(
@@ -221,8 +214,9 @@ class FewShotSegmenter:
         batch: int | None = None,
     ) -> None:
         """Take further examples of a thing beside those that it has; see `remember`."""
-        more = self._encoded(name, _pairs(images, masks), class_id, batch, len(self._things.get(name, ())))
-        self._keep({**self._things, name: (*self._things.get(name, ()), *more)})
+        before = self._memory.things.get(name, ())
+        more = self._memory.read(name, pairs_of(images, masks), class_id, batch, len(before))
+        self._keep({**self._memory.things, name: (*before, *more)}, self._memory.rejected)
 
     def forget(self, name: str, place: int | None = None) -> None:
         """Drop a thing, or one of its supports.
@@ -230,17 +224,12 @@ class FewShotSegmenter:
         Raises:
             ConfigError: nothing of that name or place is remembered.
         """
-        supports = self._supports(name)
-        if place is None or len(supports) == 1:
-            place = 0 if place is None else place
-            rest: Supports = ()
-        else:
-            rest = tuple(some for i, some in enumerate(supports) if i != place)
-        if not 0 <= place < len(supports):
+        supports = self._memory.supports(name)
+        if place is not None and not 0 <= place < len(supports):
             raise ConfigError(f"support {place} of '{name}' is not there: it has {len(supports)}, counted from 0")
-        self._keep(
-            {other: some for other, some in self._things.items() if other != name} | ({name: rest} if rest else {})
-        )
+        rest = tuple(some for i, some in enumerate(supports) if place not in (None, i))
+        things = {other: rest if other == name else some for other, some in self._memory.things.items()}
+        self._keep({other: some for other, some in things.items() if some}, self._memory.rejected)
 
     @torch.inference_mode()
     def reject(self, images: Iterable[Picture], masks: Iterable[Mark] | None = None, batch: int | None = None) -> None:
@@ -255,25 +244,7 @@ class FewShotSegmenter:
             ConfigError: the method learns nothing from such pictures: only those that fit to their supports do.
             DataError: see `remember`.
         """
-        self._check_rejects()
-        found: list[Example] = []
-        pictures = [*images]
-        pairs: Iterable[tuple[Picture, Mark | None]] = (
-            [(picture, None) for picture in pictures] if masks is None else _pairs(pictures, masks)
-        )
-        for i, (picture, marks) in enumerate(pairs, start=1):
-            rejected = f"rejected picture {i}"
-            if marks is None:
-                image = read_image(picture, rejected)
-                where = np.zeros(image.shape[:2], np.uint8)
-            else:
-                image, marked = read_support(picture, marks, name=rejected)
-                where = np.where(marked == 1, 0, IGNORE).astype(np.uint8)
-            called = called_by(picture, "picture", rejected)
-            found += [self._example(called, *part) for part in self.tiles.pairs(image, where)]
-        self._encode(found, batch, len(found))
-        self._rejected = tuple(found)
-        self._keep(self._things)
+        self._keep(self._memory.things, self._memory.read_rejected(images, masks, batch))
 
     def save(self, path: str | Path) -> None:
         """Write all supports and rejected pictures, as the network sees them, to one file (safetensors).
@@ -282,9 +253,9 @@ class FewShotSegmenter:
             ConfigError: nothing is remembered.
             DataError: the file cannot be written.
         """
-        if not self._things:
+        if not self._memory.things:
             raise ConfigError("no support is remembered, so there is nothing to save: call remember(...) first")
-        save_supports(Path(path), self._things, self._rejected, self.preprocess)
+        save_supports(Path(path), self._memory.things, self._memory.rejected, self.preprocess)
 
     @torch.inference_mode()
     def load(self, path: str | Path, batch: int | None = None) -> None:
@@ -294,15 +265,14 @@ class FewShotSegmenter:
             DataError: the file is missing, or holds something else.
             ConfigError: it was made for another size of input.
         """
-        things, rejected = load_supports(Path(path), self.preprocess, self._keys)
+        things, rejected = load_supports(Path(path), self.preprocess, self._memory.keys)
         if rejected:
-            self._check_rejects()
+            self._memory.check_rejects()
         for supports in things.values():
             parts = [part for some in supports for part in some]
-            self._encode(parts, batch, len(parts) + len(rejected))
-        self._encode(rejected, batch, len(rejected))
-        self._rejected = rejected
-        self._keep(things)
+            self._memory.encode(parts, batch, len(parts) + len(rejected))
+        self._memory.encode(rejected, batch, len(rejected))
+        self._keep(things, rejected)
 
     def rank(self) -> list[Ranked]:
         """How well each support is predicted by the others of its thing, the worst first: a wrong mask stands out.
@@ -311,8 +281,8 @@ class FewShotSegmenter:
             ConfigError: no thing has two supports.
         """
         found = [
-            Ranked(name, place, supports[place][0].called, self._left_out(supports, place, self._rejected)[0])
-            for name, supports in self._things.items()
+            Ranked(name, place, supports[place][0].called, self._left_out(supports, place, self._memory.rejected)[0])
+            for name, supports in self._memory.things.items()
             for place in range(len(supports) if len(supports) > 1 else 0)
         ]
         if not found:
@@ -343,15 +313,15 @@ class FewShotSegmenter:
             DataError: (as it comes to it) a picture is missing or unreadable.
             ConfigError: nothing is remembered yet, or `batch` is no number of pictures.
         """
-        batch = self._batch(batch)
-        if not self._things:
+        batch = self._memory.together(batch)
+        if not self._memory.things:
             raise ConfigError("no support is remembered, so what to segment is unknown: call remember(...) first")
         some = pictures_of([queries]) if isinstance(queries, str | Path) else queries
         total = len(some) if isinstance(some, Sequence) else None
         bar = tqdm(some, "segment", total=total, unit="image", disable=not progress)
         # Bound now: what is remembered later is for later calls.
-        least = partial(self._least, dict(self._things), self._rejected)
-        return self._each(iter(bar), batch, {name: self._all_keys(name) for name in self._things}, least)
+        least = partial(self._least, dict(self._memory.things), self._memory.rejected)
+        return self._each(iter(bar), batch, {name: self._memory.all_keys(name) for name in self._memory.things}, least)
 
     def _each(
         self,
@@ -416,7 +386,7 @@ class FewShotSegmenter:
         supports = things[name]
         keys = tuple(one.key for some in (*supports, rejected) for one in some)
         if keys not in self._thresholds:
-            if keys != tuple(self._all_keys(name) if name in self._things else ()):
+            if keys != tuple(self._memory.all_keys(name) if name in self._memory.things else ()):
                 raise ConfigError(
                     f"whether '{name}' is there is judged by its supports, and these are remembered no more: ask for "
                     "`present` before they change"
@@ -440,118 +410,11 @@ class FewShotSegmenter:
             sure = max(sure, float(score[0]))
         return both / max(either, 1), sure
 
-    def _encoded(
-        self,
-        name: str,
-        pairs: Iterable[tuple[Picture, Mark]],
-        class_id: int | None,
-        batch: int | None,
-        before: int = 0,
-    ) -> Supports:
-        """Supports of a thing, read, checked and encoded."""
-        self._batch(batch)
-        read, seen = [], []
-        for i, (picture, marks) in enumerate(pairs, start=before + 1):  # of each only what the network takes is held
-            support = f"support {i}" + (f" of '{name}'" if name else "")
-            image, mask = read_support(picture, marks, class_id, name=support)
-            called = called_by(picture, "picture", support)
-            parts = [self._example(called, *part) for part in self.tiles.pairs(image, mask)]
-            showing = [part for part in parts if (part.mask == 1).any()] or parts[:1]
-            read.append(tuple(parts if self.method.adapts else showing))
-            told = support if called == support else f"{support} ({called})"
-            seen.append((told, showing, int(np.count_nonzero(mask == 1)), mask.size))
-        if not read:
-            raise DataError("the list of supports is empty: give at least one pair of a picture and its mask")
-        finest = self.method.backbone.outputs[self.method.finest]
-        _check_visible(seen, finest.cells(self.preprocess.size))
-        encoded = [part for parts in read for part in parts]
-        self._encode(encoded, batch, len(encoded))
-        return tuple(read)
-
-    def _example(self, called: str, image: Array8, mask: Array8) -> Example:
-        return Example(next(self._keys), called, *self.preprocess.resize_pair(image, mask))
-
-    def _encode(self, examples: Sequence[Example], batch: int | None, shots: int) -> None:
-        """Their side of the network; support sets will have at least so many shots."""
-        step = self._batch(batch)
-        for start in range(0, len(examples), step):
-            some = examples[start : start + step]
-            images = torch.stack([self.preprocess.normalise(one.image) for one in some])  # (B, 3, S, S)
-            masks = torch.from_numpy(np.stack([one.mask for one in some])).long()  # (B, S, S)
-            with autocast(self.precision, self.device):
-                names = [one.key for one in some]
-                self._comparer.add_supports(names, images.to(self.device), masks.to(self.device), shots=shots)
-
-    def _batch(self, batch: int | None) -> int:
-        """A CPU takes no less time for several pictures at once than for one after the other, and more memory."""
-        check({"batch": batch}, {"batch": or_null(whole(1, 4))})
-        return batch or (4 if self.device.type == "cuda" else 1)
-
-    def _check_rejects(self) -> None:
-        if not self.method.adapts:
-            raise ConfigError(
-                f"method {self.method.name} learns nothing from pictures without the thing: leave them out, or use a "
-                "method that fits to its supports, such as probe"
-            )
-
-    def _keep(self, things: dict[str, Supports]) -> None:
+    def _keep(self, things: dict[str, Supports], rejected: tuple[Example, ...]) -> None:
         """These from now on, and nothing that was computed of others."""
-        if len(things) > MOST_THINGS:
-            raise ConfigError(f"{len(things)} things, expected at most {MOST_THINGS}: use a segmenter for each part")
-        self._things = things
-        kept = {key for name in things for key in self._all_keys(name)}
-        self._comparer.forget(kept)
+        self._memory.keep(things, rejected)
+        kept = {key for name in things for key in self._memory.all_keys(name)}
         self._thresholds = {keys: least for keys, least in self._thresholds.items() if kept.issuperset(keys)}
-
-    def _supports(self, name: str) -> Supports:
-        if name not in self._things:
-            known = ", ".join(map(repr, self._things)) or "nothing"
-            raise ConfigError(f"nothing called '{name}' is remembered: there is {known}")
-        return self._things[name]
-
-    def _all_keys(self, name: str) -> list[int]:
-        """Of all that a thing is fitted to."""
-        return [one.key for some in (*self._supports(name), self._rejected) for one in some]
-
-
-def _pairs(
-    images: Iterable[Picture] | Iterable[tuple[Picture, Mark]] | None, masks: Iterable[Mark] | None
-) -> Iterator[tuple[Picture, Mark]]:
-    """Each image with its mask, read as they are needed."""
-    if images is None:
-        raise ConfigError("remember takes a name, images and their masks: give all three")
-    if masks is None:
-        for i, pair in enumerate(images, start=1):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise ConfigError(f"support {i} is no pair of a picture and its mask: give masks, or pairs")
-            yield pair[0], pair[1]
-        return
-    try:
-        yield from zip(images, masks, strict=True)
-    except ValueError as error:
-        if "zip()" not in str(error):
-            raise
-        raise ConfigError("there are not as many masks as images: give each image its mask") from None
-
-
-def _check_visible(seen: Sequence[tuple[str, Sequence[Example], int, int]], cells: int) -> None:
-    """Raise DataError where an object falls between the cells of the feature map: its prototype would be nothing."""
-    for support, parts, pixels, of in seen:
-        masks = torch.from_numpy(np.stack([part.mask == 1 for part in parts]))  # (P, S, S)
-        weight = float(resize(masks[:, None].float(), cells).sum())
-        if weight == 0:
-            raise DataError(
-                f"the object in {support} has {pixels} of {of} pixels, too few for the "
-                "network to see: crop the picture around it, or use another"
-            )
-        if weight < SMALL and pixels < of / 50:
-            logger.warning(
-                "CAUTION: the object in %s has %d of %d pixels, little for the network to see: crop supports and "
-                "queries around such objects, or look in parts (tile=...)",
-                support,
-                pixels,
-                of,
-            )
 
 
 def _device(name: str) -> torch.device:
