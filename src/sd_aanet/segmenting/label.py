@@ -142,7 +142,7 @@ def run(config: Mapping[str, Any]) -> Path:
     rows: list[Row] = []
 
     def tell(picture: Path, found: Segmentation) -> None:
-        save(found.overlay(), out / overlays[picture])
+        save(found.overlay(found.image), out / overlays[picture])
         rows.extend(_rows(names[picture], found))
 
     def labelled(picture: Path, found: Segmentation) -> Labelled:

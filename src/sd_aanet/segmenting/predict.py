@@ -81,7 +81,7 @@ def run(config: Mapping[str, Any]) -> Path:
 def _pictures(found: Segmentation) -> Iterator[tuple[str, Image.Image]]:
     """The results of one query, by the end of their names; its picture is drawn over."""
     yield OURS[0], found.drawn_mask()
-    yield OURS[1], found.overlay()
+    yield OURS[1], found.overlay(found.image)
     if found.looked_at is not None:
         values = np.empty(found.labels.shape, np.uint8)
         for rows, strip in found.looked_at.strips():

@@ -77,11 +77,16 @@ class Segmentation:
             np.maximum(first, other, out=first)
         return first
 
-    def overlay(self) -> Image.Image:
-        """The picture with each thing in a colour of its own."""
-        drawn = self.image.copy()
+    def overlay(self, drawn: Array8 | None = None) -> Image.Image:
+        """The picture with each thing in a colour of its own.
+
+        Args:
+            drawn: where to draw, `image` itself or a copy of it; None makes one, and large pictures take much memory.
+        """
+        drawn = self.image.copy() if drawn is None else drawn
         for n in range(1, len(self.names) + 1):
-            drawn = overlay(drawn, (self.labels == n).astype(np.uint8), colour_of(n), drawn)
+            mask = self.labels if len(self.names) == 1 else (self.labels == n).astype(np.uint8)
+            drawn = overlay(drawn, mask, colour_of(n), drawn)
         return Image.fromarray(drawn)
 
     def polygons(self, tolerance: float = 0) -> dict[str, list[Outline]]:
